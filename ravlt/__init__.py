@@ -1,0 +1,16 @@
+"""RAVLT for OpenMMLab: name this package in ``custom_imports``, and it is registered."""
+
+try:
+    import mmengine  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "ravlt needs mmengine, which comes with OpenMMLab or its maintained forks: "
+        "run pip install 'ravlt[openmmlab]' or pip install 'ravlt[onedl]'."
+    ) from error
+
+from . import models
+from .errors import RAVLTError
+from .models import RAVLT
+from .version import __version__
+
+__all__ = ["RAVLT", "RAVLTError", "__version__", "models"]

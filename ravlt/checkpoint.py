@@ -1,0 +1,265 @@
+"""Reading checkpoints safely, and loading them loudly.
+
+A checkpoint is a pickle, and a pickle can run code. Files are read with
+``weights_only=True``; beyond tensors only what mmengine itself writes is let in: its
+history buffer, and numpy's arrays, scalars and dtypes inside it.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import pickle
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from mmengine.fileio import get as get_bytes
+from mmengine.logging import print_log
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from ravlt.errors import RAVLTError
+
+RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
+
+# What follows the backbone in an ImageNet file: convolution, batch norm, classifier.
+_CLASSIFIER_TAIL = frozenset(
+    ["proj.weight", "proj.bias", "head.weight", "head.bias"]
+    + [
+        f"norm.{name}"
+        for name in (
+            "weight",
+            "bias",
+            "running_mean",
+            "running_var",
+            "num_batches_tracked",
+        )
+    ]
+)
+_OUTPUT_NORM = re.compile(r"extra_norms\.\d\.norm\.(weight|bias)")
+_WRAPPERS = ("state_dict", "model", "model_ema")
+
+
+def read_checkpoint(path: str, map_location="cpu"):
+    """Reads a checkpoint without ever running code from it.
+
+    Args:
+        path: A file, an ``http(s)://`` address (kept in torch's download cache), or
+            any address that mmengine's file backends know.
+        map_location: Where tensors go, as in ``torch.load``.
+
+    Returns:
+        What the file holds, most often a dict.
+
+    Raises:
+        RAVLTError: If the file is missing, truncated, or holds anything but tensors,
+            plain containers and mmengine's history.
+    """
+    path = str(path)
+    try:
+        with _allow_listed():
+            return _load(path, map_location)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise _unreadable(path, error) from error
+        raise RAVLTError(
+            f"Refused checkpoint '{path}': besides tensors it holds "
+            f"'{refused.group(1)}', and unpickling that could run code; if you trust "
+            f"its source, save its state dict alone to a new file and load that."
+        ) from error
+    except FileNotFoundError as error:
+        raise RAVLTError(
+            f"Checkpoint '{path}' does not exist; correct the path."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def use_safe_loading() -> None:
+    """Makes mmengine read every file and web address through :func:`read_checkpoint`.
+
+    For programs, not for libraries: it changes ``CheckpointLoader`` for the process.
+    Without it mmengine 0.10 cannot resume under torch >= 2.6, and later ones
+    unpickle anything.
+    """
+    for prefix in ("", "http://", "https://"):
+        CheckpointLoader.register_scheme(prefix, read_checkpoint, force=True)
+
+
+def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
+    """Loads backbone weights, strictly, and logs what was loaded.
+
+    Takes a released ImageNet file, a released detector or segmentor (its
+    ``backbone.`` part), or a file of our own.
+
+    Args:
+        model: A :class:`ravlt.models.RAVLT`.
+        path: See :func:`read_checkpoint`.
+        prefix: Where the backbone is inside the file; found out if None.
+
+    Raises:
+        RAVLTError: If the file cannot be read, no key matches, a key is missing or
+            unknown, a shape differs, or the rotary table is another one.
+    """
+    state_dict, attn_types = backbone_state_dict(read_checkpoint(path), path, prefix)
+    state_dict = _without_unbuilt_stages(state_dict, len(model.layers))
+    own = model.state_dict()
+    missing, unexpected = own.keys() - state_dict.keys(), state_dict.keys() - own.keys()
+    loaded = own.keys() & state_dict.keys()
+    _check_keys(path, loaded, missing, unexpected)
+    for key in sorted(loaded):
+        if own[key].shape != state_dict[key].shape:
+            raise RAVLTError(
+                f"Checkpoint '{path}' has {key} of shape "
+                f"{tuple(state_dict[key].shape)}, but the model wants "
+                f"{tuple(own[key].shape)}; set arch to the file's size."
+            )
+    model.load_state_dict(state_dict, strict=False)
+    print_log(
+        f"Loaded {len(loaded)} tensors from '{path}'; missing {len(missing)} "
+        f"(output norms keep their initial values); unexpected {len(unexpected)}.",
+        logger="current",
+    )
+    warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)
+
+
+def backbone_state_dict(
+    checkpoint, path: str, prefix: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Takes the backbone's tensors out of any kind of checkpoint.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` gave.
+        path: The file's name, for messages.
+        prefix: Where the backbone is inside the file; found out if None.
+
+    Returns:
+        The tensors by the backbone's own names, and the attention types that the
+        file records (None if it does not).
+
+    Raises:
+        RAVLTError: If there is no dict of tensors.
+    """
+    found = checkpoint
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+            break
+    if not isinstance(found, Mapping) or not any(
+        isinstance(value, Tensor) for value in found.values()
+    ):
+        raise RAVLTError(
+            f"Checkpoint '{path}' holds no dict of tensors, neither bare nor under "
+            f"{', '.join(_WRAPPERS)}; give a file of model weights."
+        )
+    state_dict = {k.removeprefix("module."): v for k, v in found.items()}
+    if prefix is None:
+        inside = any(key.startswith("backbone.") for key in state_dict)
+        prefix = "backbone." if inside else ""
+    elif prefix and not prefix.endswith("."):
+        prefix += "."
+    tensors = {
+        key.removeprefix(prefix): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+    metadata = getattr(found, "_metadata", {}).get(prefix[:-1], {})
+    return tensors, metadata.get("attn_types")
+
+
+def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
+    """Warns if weights were trained with other attention than they are used with.
+
+    Every attention has the same parameters, so that nothing else would notice.
+    """
+    if tuple(saved) != tuple(used):
+        print_log(
+            f"The checkpoint was trained with attn_types={tuple(saved)}, but this model "
+            f"uses {tuple(used)}: it loads, and gives other outputs until fine-tuned.",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
+def _load(path: str, map_location):
+    if path.startswith(("http://", "https://")):
+        if "/blob/" in path:
+            raise RAVLTError(
+                f"'{path}' is a web page, not a file; write /resolve/ for /blob/."
+            )
+        return torch.hub.load_state_dict_from_url(
+            path, map_location=map_location, weights_only=True
+        )
+    file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
+    return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def _allow_listed():
+    """Lets mmengine's own history through; torch before 2.5 has no such list."""
+    if not hasattr(torch.serialization, "safe_globals"):
+        return contextlib.nullcontext()
+    # numpy 2 moved its private module, and files of either may meet either.
+    home = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    multiarray = importlib.import_module(f"{home}.multiarray")
+    allowed = [HistoryBuffer, np.ndarray, np.dtype]
+    for name in ("scalar", "_reconstruct"):
+        function = getattr(multiarray, name)
+        allowed += [
+            (function, f"{place}.multiarray.{name}")
+            for place in ("numpy._core", "numpy.core")
+        ]
+    dtypes = importlib.import_module("numpy.dtypes")
+    allowed += [
+        dtype
+        for dtype in vars(dtypes).values()
+        if isinstance(dtype, type) and issubclass(dtype, np.dtype)
+    ]
+    return torch.serialization.safe_globals(allowed)
+
+
+def _unreadable(path: str, error: Exception) -> RAVLTError:
+    if isinstance(error, RAVLTError):
+        return error
+    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return RAVLTError(
+        f"Cannot read checkpoint '{path}', which is truncated or no PyTorch file "
+        f"({reason}); copy or download it again."
+    )
+
+
+def _without_unbuilt_stages(
+    state_dict: Mapping[str, Tensor], num_stages: int
+) -> dict[str, Tensor]:
+    """Leaves out what lies behind the model's last stage."""
+    later = [f"layers.{i}." for i in range(num_stages, len(RELEASED_ATTN_TYPES))]
+    later.append(f"layers.{num_stages - 1}.downsample.")
+    return {k: v for k, v in state_dict.items() if not k.startswith(tuple(later))}
+
+
+def _check_keys(path: str, loaded: set, missing: set, unexpected: set) -> None:
+    if not loaded:
+        raise RAVLTError(
+            f"Checkpoint '{path}' has no key of RAVLT (it begins with "
+            f"{sorted(unexpected)[:3]}); give RAVLT weights, or name the backbone's "
+            f"prefix in init_cfg."
+        )
+    lost = {key for key in missing if not _OUTPUT_NORM.fullmatch(key)}
+    foreign = {key for key in unexpected if not _OUTPUT_NORM.fullmatch(key)}
+    if foreign & _CLASSIFIER_TAIL:
+        lost |= _CLASSIFIER_TAIL - foreign
+        foreign -= _CLASSIFIER_TAIL
+    if lost or foreign:
+        raise RAVLTError(
+            f"Checkpoint '{path}' does not fit the model: missing {_some(lost)}, "
+            f"unexpected {_some(foreign)}; set arch to the file's size."
+        )
+
+
+def _some(keys: set) -> str:
+    names = sorted(keys)
+    return f"{len(names)} keys" + (f" ({', '.join(names[:3])} ...)" if names else "")

@@ -1,0 +1,34 @@
+"""The mechanisms by name. Each maps (q, k, v, hw) to an output, and knows its dense twin."""
+
+from ravlt.errors import RAVLTError
+
+from .base import AttentionCore
+from .linear import LinearCore
+from .rala import RALACore
+from .softmax import SoftmaxCore
+
+CORES = {"rala": RALACore, "softmax": SoftmaxCore, "linear": LinearCore}
+
+__all__ = ["CORES", "AttentionCore", "build_core"]
+
+
+def build_core(name: str, dim: int, num_heads: int) -> AttentionCore:
+    """Builds an attention core.
+
+    Args:
+        name: A key of :data:`CORES`.
+        dim: Channels over all heads, C.
+        num_heads: Number of heads; C / heads must be a multiple of 4.
+
+    Returns:
+        A module called as ``core(q, k, v, hw)`` with q, k, v of shape
+        (B, heads, H * W, C / heads).
+
+    Raises:
+        RAVLTError: If the name is unknown.
+    """
+    if name not in CORES:
+        raise RAVLTError(
+            f"attn_types names the unknown attention '{name}'; use {sorted(CORES)}."
+        )
+    return CORES[name](dim, num_heads)

@@ -1,0 +1,82 @@
+"""What every attention core has in common: its interface and its numeric rules."""
+
+import contextlib
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class AttentionCore(nn.Module):
+    """Mixes the tokens of every head: (q, k, v, hw) -> output.
+
+    Args:
+        dim: Channels over all heads, C.
+        num_heads: Number of heads.
+
+    Attributes:
+        row_stochastic: Whether the rows of :meth:`dense` sum to 1.
+        nonneg: Whether :meth:`dense` has no negative entry.
+        linear_in_N: Whether time and memory grow linearly with the tokens.
+    """
+
+    row_stochastic: bool
+    nonneg: bool
+    linear_in_N: bool
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+
+    @abstractmethod
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Mixes the tokens.
+
+        Args:
+            q: Queries of shape (B, heads, N, d), before any feature map.
+            k: Keys of shape (B, heads, N, d).
+            v: Values of shape (B, heads, N, d).
+            hw: Height and width of the grid; N = H * W, row by row.
+
+        Returns:
+            A tensor of shape (B, heads, N, d) in the dtype of ``v``.
+        """
+
+    @abstractmethod
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Gives the explicit mixing matrix, for tests and analysis on small grids.
+
+        Args:
+            q: As in :meth:`forward`.
+            k: As in :meth:`forward`.
+            v: As in :meth:`forward`.
+            hw: As in :meth:`forward`.
+
+        Returns:
+            A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``.
+        """
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, num_heads={self.num_heads}"
+
+
+def elu1(x: Tensor) -> Tensor:
+    """The feature map elu(x) + 1: x + 1 above zero, exp(x) below.
+
+    ``F.elu(x) + 1`` would round to 0 below -17 in float32 and can make a denominator
+    vanish; this form stays positive down to -103, and its gradient at 0 is 1.
+    """
+    return x.clamp(max=0).exp() + x.relu()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Lifts half precision to float32; leaves float32 and float64 alone."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
+    """Keeps autocast out of a core: sums over tokens need float32."""
+    if x.device.type == "meta":  # has no autocast, and needs none
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,36 @@
+"""Softmax attention with rotary positions: what the released stages 3 and 4 use."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..rope import rotate
+from .base import AttentionCore, at_least_float32, autocast_off
+
+
+class SoftmaxCore(AttentionCore):
+    """Softmax attention: A = softmax_j(<R_i q_i, R_j k_j> / sqrt(d)).
+
+    Runs through ``scaled_dot_product_attention``, whose memory is linear in the
+    tokens; its time stays quadratic. Only the rotation needs float32.
+
+    Args:
+        dim: Channels over all heads, C.
+        num_heads: Number of heads.
+    """
+
+    row_stochastic = True
+    nonneg = True
+    linear_in_N = False
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        q, k = _rotate_pair(q, k, hw)
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        with autocast_off(q):
+            q, k = _rotate_pair(q, k, hw)
+            return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+
+
+def _rotate_pair(q: Tensor, k: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    return rotate(at_least_float32(q), hw), rotate(at_least_float32(k), hw)
