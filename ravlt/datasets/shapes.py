@@ -151,7 +151,12 @@ def _write_split(
         )
         _write_image(label_dir / f"{name}.png", _labels(instances, (height, width)), [])
         images.append(
-            dict(id=image_id, file_name=f"{name}.jpg", width=width, height=height)
+            {
+                "id": image_id,
+                "file_name": f"{name}.jpg",
+                "width": width,
+                "height": height,
+            }
         )
         for instance in instances:
             annotations.append(_annotation(instance, len(annotations) + 1, image_id))
@@ -162,7 +167,7 @@ def _write_split(
             "licenses": [],
             "images": images,
             "categories": [
-                dict(id=i, name=name, supercategory="shape")
+                {"id": i, "name": name, "supercategory": "shape"}
                 for i, name in enumerate(CLASSES, 1)
             ],
             "annotations": annotations,
@@ -207,9 +212,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     # OpenCV's contours join pixel centres. On doubled pixels they run a quarter of a
     # pixel inside the border, and so keep every centre on its side.
     doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
-    contours, _ = cv2.findContours(
-        doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [((c.reshape(-1) + 0.5) / 2).tolist() for c in contours]
 
 

@@ -5,7 +5,6 @@ only the outline tells the classes apart.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -13,9 +12,11 @@ import numpy as np
 
 Size = tuple[int, int]
 
-# Objects with less than this in view are not placed: nobody could name them.
-MIN_VISIBLE_PIXELS = 30
-MIN_VISIBLE_SHARE = 0.25
+# Objects with less than this in view are not placed: nobody could name them. A crowd
+# needs more, to be seen to be one.
+_MIN_VISIBLE_PIXELS = 30
+_MIN_VISIBLE_SHARE = 0.25
+_MIN_CROWD_SHARE = 0.6
 
 # Lengths are in pixels of an image whose shorter side is this; others scale.
 _REFERENCE_SIDE = 128
@@ -98,9 +99,7 @@ def draw_scene(
     return _photograph(rng, canvas), instances
 
 
-def _place(
-    rng: np.random.Generator, size: Size
-) -> tuple[list[_Thing], list[Instance]]:
+def _place(rng: np.random.Generator, size: Size) -> tuple[list[_Thing], list[Instance]]:
     """Poses the objects, back to front, so that enough of each stays in view."""
     crowds = [False] * int(rng.integers(2, 8))
     if rng.random() < _CROWD_CHANCE:
@@ -124,7 +123,8 @@ def _place(
 
 def _least_area(thing: _Thing) -> float:
     full = sum(cv2.contourArea(o.astype(np.float32)) for o in thing.outlines)
-    return max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * full)
+    share = _MIN_CROWD_SHARE if thing.crowd else _MIN_VISIBLE_SHARE
+    return max(_MIN_VISIBLE_PIXELS, share * full)
 
 
 def _pose(rng: np.random.Generator, size: Size, crowd: bool) -> _Thing:
@@ -226,7 +226,7 @@ def _mix(pattern: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 def _pattern(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Draws a texture, float32 (H, W), 0 to 1."""
-    kinds: tuple[Callable, ...] = (_ramp, _smooth, _stripes, _speckle)
+    kinds = (_ramp, _smooth, _stripes, _speckle)
     return kinds[int(rng.integers(len(kinds)))](rng, size)
 
 
@@ -270,7 +270,9 @@ def _noise(rng: np.random.Generator, size: Size, cell: float) -> np.ndarray:
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Lights the scene and takes the picture; uint8 (H, W, 3)."""
     size = canvas.shape[:2]
-    light = rng.uniform(0.65, 1.1) * (1 + rng.uniform(0, 0.5) * (_ramp(rng, size) - 0.5))
+    light = rng.uniform(0.65, 1.1) * (
+        1 + rng.uniform(0, 0.5) * (_ramp(rng, size) - 0.5)
+    )
     image = np.clip(canvas / 255 * light[..., None], 0, 1) ** rng.uniform(0.75, 1.3)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 0.9))

@@ -83,7 +83,12 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, dim: int, norm_cfg: Mapping) -> None:
         super().__init__()
         half = dim // 2
-        plan = ((in_channels, half, 2), (half, half, 1), (half, half, 1), (half, dim, 2))
+        plan = (
+            (in_channels, half, 2),
+            (half, half, 1),
+            (half, half, 1),
+            (half, dim, 2),
+        )
         layers = []
         for i, (c_in, c_out, stride) in enumerate(plan):
             if i:

@@ -62,7 +62,7 @@ class RAVLT(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float | None = None,
         layer_scale_init: float | Sequence[float] | None = None,
-        norm_cfg: Mapping = dict(type="BN"),  # noqa: B006, C408 (the hosts' idiom)
+        norm_cfg: Mapping = dict(type="BN"),  # noqa: B006 (never changed)
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,

@@ -1,0 +1,1 @@
+"""What surrounds a training run: hooks, checks before it starts, command lines."""

@@ -1,0 +1,100 @@
+"""What the command lines share: arguments in the hosts' dialect, one-line errors."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from mmengine.config import Config, DictAction
+
+from ravlt.checkpoint import use_safe_loading
+from ravlt.env import find_problems
+from ravlt.errors import RAVLTError
+
+from .config import load_config
+from .data import set_data_root
+from .storage import use_atomic_writes
+
+
+def run_cli(main: Callable[[], None]) -> None:
+    """Runs a program; what a user can mend is one line and exit status 1.
+
+    Args:
+        main: The program, without arguments.
+    """
+    problems = find_problems()
+    if problems:
+        sys.exit("\n".join(f"error: {problem}" for problem in problems))
+    use_safe_loading()
+    use_atomic_writes()
+    try:
+        main()
+    except RAVLTError as error:
+        # A data loader's worker wraps the message in a traceback: the last line is it.
+        line = str(error).strip().splitlines()[-1]
+        sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: continue with --resume and the same --work-dir.")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that training and testing share.
+
+    Args:
+        parser: Parser to extend.
+    """
+    parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument(
+        "--data-root", help="folder of the data set, in place of the config's"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override keys of the config, e.g. train_dataloader.batch_size=4",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    # torchrun and torch.distributed.launch spell it differently.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def read_run_config(args: argparse.Namespace) -> Config:
+    """Reads the config that the shared arguments describe.
+
+    Args:
+        args: What :func:`add_run_arguments` parsed.
+
+    Returns:
+        The config, with ``launcher`` and ``work_dir`` set (command line over config
+        over file name).
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    stem = cfg.pop("filename_stem")
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    _import_host(cfg)
+    return cfg
+
+
+def is_segmentation(cfg: Config) -> bool:
+    """Tells mmseg's configs from mmdet's."""
+    return cfg.get("default_scope") == "mmseg"
+
+
+def _import_host(cfg: Config) -> None:
+    """Makes RAVLT and our hooks known, also to configs that do not import them."""
+    import ravlt.datasets.verify  # noqa: F401
+    import ravlt.engine.hooks  # noqa: F401
+
+    if cfg.get("default_scope") not in ("mmdet", "mmseg"):
+        raise RAVLTError(
+            f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor 'mmseg'; "
+            f"inherit the host's default_runtime.py."
+        )

@@ -1,0 +1,167 @@
+"""What a run of our tools adds to a config, ours or the hosts'."""
+
+import logging
+import os
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ravlt.errors import RAVLTError
+
+from .data import verify_images
+
+_BEST = {"CocoMetric": "coco/bbox_mAP", "IoUMetric": "mIoU"}
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Reads a config file, or one of the hosts by ``mmdet::`` or ``mmseg::``.
+
+    Args:
+        path: A file, or e.g. ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
+        options: Changes in the form of ``--cfg-options``.
+
+    Raises:
+        RAVLTError: If there is no such config, or it has no model.
+    """
+    try:
+        if "::" in path:
+            from mmengine.hub import get_config
+
+            cfg = get_config(path)
+        else:
+            cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise RAVLTError(
+            f"Config '{path}' does not exist; correct the path."
+        ) from error
+    cfg.filename_stem = os.path.splitext(os.path.basename(path.rpartition("::")[2]))[0]
+    if options:
+        cfg.merge_from_dict(options)
+    if "model" not in cfg:
+        raise RAVLTError(f"Config '{path}' has no model; give the config of a run.")
+    return cfg
+
+
+def add_safety(cfg: Config) -> None:
+    """Adds what protects a run: checkpoints, finite losses, sound images.
+
+    Only what the config leaves open is filled in.
+
+    Args:
+        cfg: Config of mmdet or mmseg, changed in place.
+    """
+    verify_images(cfg)
+    checkpoint = cfg.setdefault("default_hooks", {}).setdefault(
+        "checkpoint", dict(type="CheckpointHook")
+    )
+    if checkpoint is not None and checkpoint["type"] == "CheckpointHook":
+        checkpoint["type"] = "SafeCheckpointHook"
+        best = _best_metric(cfg.get("val_evaluator"))
+        if best and "save_best" not in checkpoint:
+            checkpoint.update(save_best=best, rule="greater")
+    _add(cfg, "custom_hooks", dict(type="StopOnNonFiniteHook"))
+
+
+def add_curves(cfg: Config) -> None:
+    """Adds a picture of the curves and TensorBoard scalars to a training run.
+
+    Args:
+        cfg: Config of mmdet or mmseg, changed in place.
+    """
+    _add(cfg, "custom_hooks", dict(type="CurveHook"))
+    if cfg.get("visualizer"):
+        _add(cfg.visualizer, "vis_backends", dict(type="TensorboardVisBackend"))
+
+
+def set_precision(cfg: Config, amp: bool) -> None:
+    """Turns on mixed precision, or turns it off where no accelerator can run it.
+
+    Args:
+        cfg: Config of mmdet or mmseg, changed in place.
+        amp: Whether it was asked for on the command line.
+
+    Raises:
+        RAVLTError: If it was asked for and cannot be had.
+    """
+    wrapper = cfg.optim_wrapper
+    accelerated = torch.cuda.is_available()
+    if amp:
+        if not accelerated:
+            raise RAVLTError(
+                "--amp needs a GPU, and torch finds none; run without --amp."
+            )
+        if wrapper.get("type", "OptimWrapper") not in (
+            "OptimWrapper",
+            "AmpOptimWrapper",
+        ):
+            raise RAVLTError(
+                f"--amp cannot change optim_wrapper.type='{wrapper.type}'; set the mixed "
+                f"precision in the config."
+            )
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+    elif wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
+        print_log(
+            "No GPU: training in float32 in place of AmpOptimWrapper.",
+            logger="current",
+            level=logging.WARNING,
+        )
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype"):
+            wrapper.pop(key, None)
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Makes a run continue an earlier one.
+
+    Args:
+        cfg: Config with its ``work_dir``, changed in place.
+        resume: None for a new run, ``'auto'`` for the latest checkpoint in the work
+            directory (a new run if there is none), or a checkpoint.
+
+    Raises:
+        RAVLTError: If the named checkpoint does not exist.
+    """
+    if resume is None:
+        return
+    path = _latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
+    if resume != "auto" and "://" not in resume and not os.path.isfile(resume):
+        raise RAVLTError(
+            f"--resume '{resume}' does not exist; name a checkpoint, or use --resume "
+            f"for the latest in the work directory."
+        )
+    if path:
+        cfg.resume, cfg.load_from = True, path
+
+
+def _latest_checkpoint(work_dir: str) -> str | None:
+    """The pointer mmengine writes, or the newest file if a kill left it broken."""
+    pointer = os.path.join(work_dir, "last_checkpoint")
+    if os.path.isfile(pointer):
+        with open(pointer) as file:
+            path = file.read().strip()
+        if os.path.isfile(path):
+            return path
+    if not os.path.isdir(work_dir):
+        return None
+    files = [
+        entry.path
+        for entry in os.scandir(work_dir)
+        if entry.name.startswith(("epoch_", "iter_")) and entry.name.endswith(".pth")
+    ]
+    return max(files, key=os.path.getmtime, default=None)
+
+
+def _best_metric(evaluators) -> str | None:
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        kind = str((evaluator or {}).get("type", "")).rpartition(".")[2]
+        if kind in _BEST:
+            return _BEST[kind]
+    return None
+
+
+def _add(owner: dict, key: str, item: dict) -> None:
+    items = list(owner.get(key) or [])
+    if all(other.get("type") != item["type"] for other in items):
+        owner[key] = [*items, item]

@@ -1,0 +1,158 @@
+"""Hooks that keep a training run safe and readable; registered with mmengine's root."""
+
+import math
+import os
+from collections.abc import Mapping
+
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+
+from ravlt.errors import RAVLTError
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """CheckpointHook that deletes an old checkpoint only after the new one is written.
+
+    mmengine deletes first, so that a kill in between leaves nothing. Takes the same
+    arguments.
+    """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if isinstance(self.file_backend, LocalBackend):
+            self.file_backend = _DeferredRemoval()
+
+    def _save_checkpoint(self, runner) -> None:
+        super()._save_checkpoint(runner)
+        self._remove_replaced()
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_replaced()
+
+    def _remove_replaced(self) -> None:
+        if isinstance(self.file_backend, _DeferredRemoval):
+            best = getattr(self, "best_ckpt_path", None)
+            several = getattr(self, "best_ckpt_path_dict", {})
+            self.file_backend.flush(keep={self.last_ckpt, best, *several.values()})
+
+
+class _DeferredRemoval(LocalBackend):
+    """Remembers what to delete, and deletes it when asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._doomed: list[str] = []
+
+    def remove(self, filepath) -> None:
+        self._doomed.append(str(filepath))
+
+    def flush(self, keep: set) -> None:
+        for path in self._doomed:
+            # A resumed run may have just written a file under the old name.
+            if path not in keep and os.path.isfile(path):
+                os.remove(path)
+        self._doomed.clear()
+
+
+@HOOKS.register_module()
+class StopOnNonFiniteHook(Hook):
+    """Stops training at the first loss that is not finite.
+
+    mmengine logs every loss as a number in every iteration, so that the check costs
+    no synchronisation of its own. No checkpoint is written from broken weights.
+    """
+
+    priority = "NORMAL"  # before CheckpointHook
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
+    ) -> None:
+        """Raises RAVLTError if a loss term is infinite or NaN."""
+        terms = {k: float(v) for k, v in (outputs or {}).items() if "loss" in k}
+        broken = {k: v for k, v in terms.items() if not math.isfinite(v)}
+        if broken:
+            named = ", ".join(f"{k}={v}" for k, v in broken.items())
+            raise RAVLTError(
+                f"The loss is not finite at iteration {runner.iter + 1} ({named}); "
+                f"{_last_checkpoint(runner)}; lower the learning rate, clip gradients "
+                f"(optim_wrapper.clip_grad) or train without --amp."
+            )
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Raises RAVLTError if a weight is infinite or NaN."""
+        for key, value in checkpoint["state_dict"].items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise RAVLTError(
+                    f"The weight {key} is not finite at iteration {runner.iter + 1}, "
+                    f"so no checkpoint was written; {_last_checkpoint(runner)}; lower "
+                    f"the learning rate or clip gradients (optim_wrapper.clip_grad)."
+                )
+
+
+def _last_checkpoint(runner) -> str:
+    pointer = os.path.join(runner.work_dir, "last_checkpoint")
+    if not os.path.isfile(pointer):
+        return "no checkpoint had been written yet"
+    with open(pointer) as file:
+        return f"the last good checkpoint is {file.read().strip()}"
+
+
+@HOOKS.register_module()
+class CurveHook(Hook):
+    """Draws losses and metrics of the run so far into ``curves.png``.
+
+    Args:
+        filename: Name of the picture in the work directory.
+    """
+
+    priority = "VERY_LOW"  # after everything that logs
+
+    def __init__(self, filename: str = "curves.png") -> None:
+        self.filename = filename
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Redraws the picture."""
+        self._draw(runner)
+
+    def after_train(self, runner) -> None:
+        """Draws the final picture."""
+        self._draw(runner)
+
+    def _draw(self, runner) -> None:
+        if runner.rank != 0:
+            return
+        from matplotlib.figure import Figure  # heavy, and only needed here
+
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        losses, metrics = figure.subplots(1, 2)
+        for name, history in runner.message_hub.log_scalars.items():
+            values, _ = history.data
+            split, _, label = name.partition("/")
+            if split == "train" and "loss" in label and len(values):
+                smooth = _running_mean(values)
+                first = runner.iter - len(values) + 1
+                losses.plot(range(first, first + len(smooth)), smooth, label=label)
+            elif split == "val" and "time" not in label and len(values):
+                metrics.plot(range(1, len(values) + 1), values, ".-", label=label)
+        losses.set(xlabel="iteration", ylabel="loss, running mean", yscale="log")
+        metrics.set(xlabel="evaluation", ylabel="metric")
+        for axes in (losses, metrics):
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize=7, ncols=2)
+        figure.savefig(os.path.join(runner.work_dir, self.filename), dpi=110)
+
+
+def _running_mean(values, share: float = 0.02) -> list[float]:
+    """Exponential running mean over about `share` of the run, unbiased at the start."""
+    decay = 1 - 1 / max(1.0, share * len(values))
+    mean, weight, smooth = 0.0, 0.0, []
+    for value in values:
+        mean = decay * mean + (1 - decay) * float(value)
+        weight = decay * weight + 1 - decay
+        smooth.append(mean / weight)
+    return smooth

@@ -1,0 +1,362 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from ravlt.datasets.shapes import CLASSES, PALETTE, SEG_CLASSES, write_shapes
+from ravlt.datasets.shapes_render import draw_scene
+from ravlt.errors import RAVLTError
+
+TRAIN, VAL, SIZE = 24, 6, (128, 160)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", TRAIN, VAL, SIZE)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list:
+    return [draw_scene(np.random.default_rng([9, i]), SIZE) for i in range(200)]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def annotations(root: Path, split: str) -> COCO:
+    return COCO(root / "annotations" / f"instances_{split}.json")
+
+
+def labels(root: Path, split: str, name: str) -> np.ndarray:
+    path = root / "annotations" / split / name.replace(".jpg", ".png")
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_names_and_colours_agree():
+    assert CLASSES == ("disk", "square", "triangle", "star", "cross")
+    assert SEG_CLASSES == ("background", *CLASSES)
+    assert len(set(PALETTE)) == len(SEG_CLASSES)
+
+
+def test_layout(root):
+    names = set(contents(root))
+    expected = {"shapes.json"}
+    for split, count in (("training", TRAIN), ("validation", VAL)):
+        expected.add(f"annotations/instances_{split}.json")
+        for i in range(1, count + 1):
+            expected.add(f"images/{split}/{i:06d}.jpg")
+            expected.add(f"annotations/{split}/{i:06d}.png")
+    assert names == expected
+    assert list(root.parent.iterdir()) == [root], "temporary files stayed behind"
+    image = cv2.imread(str(root / "images/training/000001.jpg"))
+    assert image.shape == (*SIZE, 3)
+
+
+def test_coco_keys_and_ids(root):
+    path = root / "annotations" / "instances_training.json"
+    content = json.loads(path.read_text())
+    assert {"info", "licenses", "images", "categories", "annotations"} == set(content)
+    assert [c["id"] for c in content["categories"]] == [1, 2, 3, 4, 5]
+    assert [c["name"] for c in content["categories"]] == list(CLASSES)
+    assert [i["id"] for i in content["images"]] == list(range(1, TRAIN + 1))
+    ids = [a["id"] for a in content["annotations"]]
+    assert ids == list(range(1, len(ids) + 1))
+
+
+def test_same_arguments_give_the_same_bytes(root, tmp_path):
+    assert contents(write_shapes(tmp_path / "again", TRAIN, VAL, SIZE)) == contents(
+        root
+    )
+
+
+def test_an_image_does_not_depend_on_the_counts(root, tmp_path):
+    few = contents(write_shapes(tmp_path / "few", 3, 2, SIZE))
+    all_of_them = contents(root)
+    pictures = {name for name in few if not name.endswith(".json")}
+    assert len(pictures) == 10
+    assert all(few[name] == all_of_them[name] for name in pictures)
+    name = "annotations/instances_training.json"
+    start = json.loads(few[name])["annotations"]
+    assert start == json.loads(all_of_them[name])["annotations"][: len(start)]
+
+
+def test_seed_and_split_change_the_images(root, tmp_path):
+    other = contents(write_shapes(tmp_path / "other", 1, 1, SIZE, seed=1))
+    first = contents(root)
+    train, val = "images/training/000001.jpg", "images/validation/000001.jpg"
+    assert len({other[train], other[val], first[train], first[val]}) == 4
+
+
+def test_an_existing_set_is_left_alone(root):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+    before = stamps()
+    assert write_shapes(str(root), TRAIN, VAL, list(SIZE)) == root
+    assert stamps() == before
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    assert (write_shapes(tmp_path, 1, 1) / "shapes.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_train": 2}, {"num_val": 2}, {"size": (128, 128)}, {"seed": 3}]
+)
+def test_other_arguments_are_refused(tmp_path, change):
+    arguments = {"num_train": 1, "num_val": 1, "size": SIZE, "seed": 0}
+    write_shapes(tmp_path / "shapes", **arguments)
+    before = contents(tmp_path)
+    with pytest.raises(RAVLTError, match="other arguments.*delete it") as error:
+        write_shapes(tmp_path / "shapes", **(arguments | change))
+    assert str(tmp_path / "shapes") in str(error.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "shapes.json"])
+def test_a_foreign_folder_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("not ours")
+    with pytest.raises(RAVLTError, match="choose another folder or delete it"):
+        write_shapes(tmp_path, 1, 1)
+    assert contents(tmp_path) == {name: b"not ours"}
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "shapes").write_text("not ours")
+    with pytest.raises(RAVLTError, match="choose another folder or delete it"):
+        write_shapes(tmp_path / "shapes", 1, 1)
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ravlt.datasets.shapes.draw_scene", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_shapes(tmp_path / "shapes", 1, 1)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"num_train": 0}, "num_train"),
+        ({"num_val": -1}, "num_val"),
+        ({"size": (128, 63)}, "size"),
+        ({"size": (128,)}, "size"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, arguments, word):
+    with pytest.raises(RAVLTError, match=word):
+        write_shapes(tmp_path / "shapes", **arguments)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_annotations_equal_the_labels(root, split):
+    coco = annotations(root, split)
+    for image in coco.loadImgs(coco.getImgIds()):
+        from_masks = np.ones(SIZE, np.uint8)
+        covered = np.zeros(SIZE, int)
+        for note in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+            mask = coco.annToMask(note).astype(bool)
+            covered += mask
+            from_masks[mask] = note["category_id"] + 1
+            assert note["area"] == mask.sum() >= 30
+            rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+            x, y, w, h = note["bbox"]
+            assert (x, x + w - 1) == (columns[0], columns[-1])
+            assert (y, y + h - 1) == (rows[0], rows[-1])
+        assert covered.max() == 1
+        # The polygons rasterise to the very mask, so nothing needs a tolerance.
+        np.testing.assert_array_equal(
+            from_masks, labels(root, split, image["file_name"])
+        )
+
+
+def test_both_kinds_of_mask_occur_and_only_rle_for_crowds(root):
+    notes = list(annotations(root, "training").anns.values())
+    assert {bool(note["iscrowd"]) for note in notes} == {True, False}
+    assert any(isinstance(note["segmentation"], list) for note in notes)
+    for note in notes:
+        if note["iscrowd"]:
+            assert isinstance(note["segmentation"]["counts"], str)
+
+
+def test_a_ring_and_a_split_mask_survive():
+    from pycocotools import mask as coco_mask
+
+    from ravlt.datasets.shapes import _segmentation
+    from ravlt.datasets.shapes_render import Instance
+
+    split = np.zeros((20, 30), bool)
+    split[2:8, 0:5] = split[8:12, 5:9] = split[15:20, 20:30] = True
+    polygons = _segmentation(Instance(0, split, False))
+    # The first two touch at a corner only, which one contour walks around.
+    assert isinstance(polygons, list) and len(polygons) == 2
+    rle = coco_mask.merge(coco_mask.frPyObjects(polygons, 20, 30))
+    np.testing.assert_array_equal(coco_mask.decode(rle), split)
+
+    ring = split.copy()
+    ring[16:18, 23:27] = False
+    rle = _segmentation(Instance(0, ring, False))
+    assert isinstance(rle["counts"], str)
+    np.testing.assert_array_equal(coco_mask.decode(rle), ring)
+
+
+def test_what_a_scene_holds(scenes):
+    counts = [sum(not one.crowd for one in instances) for _, instances in scenes]
+    crowds = [sum(one.crowd for one in instances) for _, instances in scenes]
+    assert set(counts) == {2, 3, 4, 5, 6, 7}
+    assert set(crowds) == {0, 1}
+    assert 0.03 < np.mean(crowds) < 0.14
+    found = np.bincount([one.label for _, found in scenes for one in found])
+    assert found.min() > 0.15 * found.sum()
+
+
+def test_objects_scale_with_the_image():
+    def mean_area(size):
+        scenes = [draw_scene(np.random.default_rng([4, i]), size) for i in range(15)]
+        return np.mean([one.mask.mean() for _, found in scenes for one in found])
+
+    assert mean_area((256, 320)) == pytest.approx(mean_area((128, 160)), rel=0.3)
+
+
+def test_objects_stand_out(scenes):
+    faint = 0
+    total = 0
+    for image, instances in scenes[:60]:
+        smooth = cv2.GaussianBlur(image, (0, 0), 1).astype(float)
+        for one in instances:
+            mask = one.mask.astype(np.uint8)
+            rim = cv2.dilate(mask, np.ones((7, 7), np.uint8)) > mask
+            inner = mask > cv2.dilate(1 - mask, np.ones((3, 3), np.uint8))
+            inner = inner if inner.any() else one.mask
+            # The median, because what touches an object may have its own colour.
+            gap = smooth[rim] - np.median(smooth[inner], 0)
+            faint += np.median(np.linalg.norm(gap, axis=-1)) < 25
+            total += 1
+    assert faint < 0.02 * total
+
+
+def test_colour_and_texture_do_not_tell_the_class(scenes):
+    features, classes = [], []
+    for image, instances in scenes:
+        for one in instances:
+            inner = cv2.erode(one.mask.astype(np.uint8), np.ones((3, 3))) > 0
+            if not one.crowd and inner.sum() > 20:
+                pixels = image[inner] / 255
+                features.append(np.concatenate((pixels.mean(0), pixels.std(0))))
+                classes.append(one.label)
+    features, classes = np.array(features), np.array(classes)
+    features = (features - features.mean(0)) / features.std(0)
+    features = np.hstack((features, features**2, np.ones((len(features), 1))))
+    half = len(classes) // 2
+    weights, *_ = np.linalg.lstsq(features[:half], np.eye(5)[classes[:half]])
+    accuracy = np.mean((features[half:] @ weights).argmax(1) == classes[half:])
+    # Five classes: chance is 0.2, and four standard errors of 380 guesses are 0.08.
+    assert half > 350
+    assert accuracy < 0.28
+
+
+def coco_dataset(root: Path, split: str):
+    from mmdet.datasets import CocoDataset
+    from mmdet.utils import register_all_modules
+
+    register_all_modules()
+    return CocoDataset(
+        data_root=str(root),
+        ann_file=f"annotations/instances_{split}.json",
+        data_prefix={"img": f"images/{split}/"},
+        metainfo={"classes": CLASSES, "palette": PALETTE[1:]},
+        pipeline=[],
+    )
+
+
+def test_mmdet_reads_it(root):
+    from mmdet.datasets.transforms import LoadAnnotations
+
+    dataset = coco_dataset(root, "training")
+    coco = annotations(root, "training")
+    assert len(dataset) == TRAIN
+    load = LoadAnnotations(with_bbox=True, with_mask=True)
+    for index in range(TRAIN):
+        info = dataset.get_data_info(index)
+        assert Path(info["img_path"]).is_file()
+        notes = coco.loadAnns(coco.getAnnIds(imgIds=info["img_id"]))
+        info["img_shape"] = info["ori_shape"] = SIZE
+        loaded = load(info)
+        assert loaded["gt_ignore_flags"].tolist() == [n["iscrowd"] == 1 for n in notes]
+        assert loaded["gt_bboxes_labels"].tolist() == [
+            n["category_id"] - 1 for n in notes
+        ]
+        masks = np.stack([coco.annToMask(note) for note in notes])
+        np.testing.assert_array_equal(loaded["gt_masks"].to_ndarray(), masks)
+
+
+def test_the_truth_scores_full_marks_in_mmdet(root):
+    import torch
+    from mmdet.evaluation import CocoMetric
+
+    dataset = coco_dataset(root, "training")
+    coco = annotations(root, "training")
+    path = root / "annotations" / "instances_training.json"
+    metric = CocoMetric(ann_file=str(path), metric=["bbox", "segm"])
+    metric.dataset_meta = dataset.metainfo
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        found = [one for one in info["instances"] if not one["ignore_flag"]]
+        ids = coco.getAnnIds(imgIds=info["img_id"], iscrowd=False)
+        masks = [coco.annToMask(note) for note in coco.loadAnns(ids)]
+        prediction = {
+            "bboxes": torch.tensor([one["bbox"] for one in found]),
+            "labels": torch.tensor([one["bbox_label"] for one in found]),
+            "scores": torch.ones(len(found)),
+            "masks": torch.from_numpy(np.stack(masks)).bool(),
+        }
+        sample = {
+            "img_id": info["img_id"],
+            "ori_shape": SIZE,
+            "pred_instances": prediction,
+        }
+        metric.process({}, [sample])
+    scores = metric.evaluate(size=len(dataset))
+    assert scores["coco/bbox_mAP"] >= 0.99
+    assert scores["coco/segm_mAP"] >= 0.99
+
+
+def test_mmseg_reads_it(root):
+    from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    dataset = BaseSegDataset(
+        data_root=str(root),
+        data_prefix={
+            "img_path": "images/training",
+            "seg_map_path": "annotations/training",
+        },
+        img_suffix=".jpg",
+        seg_map_suffix=".png",
+        reduce_zero_label=True,
+        metainfo={"classes": SEG_CLASSES, "palette": PALETTE},
+        pipeline=[],
+    )
+    assert len(dataset) == TRAIN
+    load = LoadAnnotations()
+    seen = set()
+    for index in range(TRAIN):
+        info = dataset.get_data_info(index)
+        loaded = load(info)["gt_seg_map"]
+        expected = labels(root, "training", Path(info["img_path"]).name)
+        np.testing.assert_array_equal(loaded, expected - 1)
+        seen |= set(np.unique(loaded).tolist())
+    assert seen == set(range(len(SEG_CLASSES)))

@@ -1,0 +1,115 @@
+#!/usr/bin/env python
+"""Evaluates a checkpoint of a detector or a segmentor."""
+
+import argparse
+import os
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from ravlt.engine.cli import (
+    add_run_arguments,
+    is_segmentation,
+    read_run_config,
+    run_cli,
+)
+from ravlt.engine.config import add_safety
+from ravlt.engine.data import check_data
+from ravlt.errors import RAVLTError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_run_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file or address")
+    parser.add_argument(
+        "--out",
+        help="where predictions go: a .pkl file (detection), a folder (segmentation)",
+    )
+    parser.add_argument("--show-dir", help="folder for pictures of the predictions")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    return parser.parse_args()
+
+
+def save_predictions(cfg: Config, out: str) -> None:
+    """Makes the evaluator write what was predicted; refuses to overwrite."""
+    if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
+        raise RAVLTError(f"--out '{out}' exists; name another place or remove it.")
+    if is_segmentation(cfg):
+        cfg.test_evaluator.output_dir = out
+        cfg.test_evaluator.keep_results = True
+        return
+    if not out.endswith((".pkl", ".pickle")):
+        raise RAVLTError(f"--out '{out}' must end in .pkl for a detector; rename it.")
+    dump = dict(type="DumpDetResults", out_file_path=out)
+    evaluators = cfg.test_evaluator
+    if not isinstance(evaluators, list):
+        evaluators = [evaluators]
+    cfg.test_evaluator = [*evaluators, dump]
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Makes the host's visualisation hook draw every image."""
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise RAVLTError(
+            "--show-dir needs default_hooks.visualization; inherit the host's "
+            "default_runtime.py."
+        )
+    hook.update(draw=True, interval=1)
+    if is_segmentation(cfg):
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.test_out_dir = os.path.abspath(folder)
+
+
+def augment(cfg: Config) -> None:
+    """Switches the test set to the config's, or the host's, augmentation."""
+    if "tta_model" not in cfg:
+        if is_segmentation(cfg):
+            raise RAVLTError("--tta needs tta_model and tta_pipeline in the config.")
+        # What mmdet's own tool takes: horizontal flip, merged by NMS.
+        cfg.tta_model = dict(
+            type="DetTTAModel",
+            tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
+        )
+    if "tta_pipeline" not in cfg:
+        cfg.tta_pipeline = flip_pipeline(cfg.test_dataloader.dataset.pipeline)
+    cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.model = cfg.tta_model
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def flip_pipeline(pipeline: list) -> list:
+    """A test pipeline of which each image is seen as it is and mirrored."""
+    *steps, pack = pipeline
+    meta_keys = (*pack.get("meta_keys", ()), "flip", "flip_direction")
+    return [
+        *steps,
+        dict(
+            type="TestTimeAug",
+            transforms=[
+                [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)],
+                [dict(pack, meta_keys=meta_keys)],
+            ],
+        ),
+    ]
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_run_config(args)
+    cfg.load_from = args.checkpoint
+    if args.tta:
+        augment(cfg)
+    check_data(cfg, ("test_dataloader",))
+    add_safety(cfg)
+    if args.out:
+        save_predictions(cfg, args.out)
+    if args.show_dir:
+        draw_predictions(cfg, args.show_dir)
+    Runner.from_cfg(cfg).test()
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Trains a detector or a segmentor, from a config of ours or of the hosts."""
+
+import argparse
+
+from mmengine.runner import Runner
+
+from ravlt.engine.cli import add_run_arguments, read_run_config, run_cli
+from ravlt.engine.config import add_curves, add_safety, set_precision, set_resume
+from ravlt.engine.data import check_data
+from ravlt.errors import RAVLTError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="continue from the latest checkpoint in the work directory, or from PATH",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the batch size over auto_scale_lr's",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_run_config(args)
+    check_data(cfg, ("train_dataloader", "val_dataloader"))
+    add_safety(cfg)
+    add_curves(cfg)
+    set_precision(cfg, args.amp)
+    set_resume(cfg, args.resume)
+    if args.auto_scale_lr:
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+            raise RAVLTError(
+                f"--auto-scale-lr needs auto_scale_lr.base_batch_size in "
+                f"'{args.config}'; add auto_scale_lr=dict(base_batch_size=...)."
+            )
+        cfg.auto_scale_lr.enable = True
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == "__main__":
+    run_cli(main)
