@@ -1,4 +1,4 @@
-"""RAVLT for OpenMMLab: name this package in ``custom_imports``, and it is registered."""
+"""RAVLT for OpenMMLab: ``custom_imports`` of this package registers the backbone."""
 
 try:
     import mmengine  # noqa: F401

@@ -95,6 +95,7 @@ def _import_host(cfg: Config) -> None:
 
     if cfg.get("default_scope") not in ("mmdet", "mmseg"):
         raise RAVLTError(
-            f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor 'mmseg'; "
+            f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor "
+            f"'mmseg'; "
             f"inherit the host's default_runtime.py."
         )

@@ -96,8 +96,8 @@ def set_precision(cfg: Config, amp: bool) -> None:
             "AmpOptimWrapper",
         ):
             raise RAVLTError(
-                f"--amp cannot change optim_wrapper.type='{wrapper.type}'; set the mixed "
-                f"precision in the config."
+                f"--amp cannot change optim_wrapper.type='{wrapper.type}'; set the "
+                f"mixed precision in the config."
             )
         wrapper.type = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")

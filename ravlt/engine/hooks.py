@@ -72,7 +72,11 @@ class StopOnNonFiniteHook(Hook):
         self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
     ) -> None:
         """Raises RAVLTError if a loss term is infinite or NaN."""
-        terms = {k: float(v) for k, v in (outputs or {}).items() if "loss" in k}
+        terms = {
+            k: float(torch.as_tensor(v).detach())
+            for k, v in (outputs or {}).items()
+            if "loss" in k
+        }
         broken = {k: v for k, v in terms.items() if not math.isfinite(v)}
         if broken:
             named = ", ".join(f"{k}={v}" for k, v in broken.items())

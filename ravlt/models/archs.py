@@ -125,6 +125,6 @@ def _check_heads(stage: int, dim: int, heads: int) -> None:
     if (dim // heads) % 4:
         raise RAVLTError(
             f"embed_dims[{stage}]={dim} over num_heads[{stage}]={heads} gives a head "
-            f"dimension of {dim // heads}, which the 2-D rotary embedding needs to be a "
-            f"multiple of 4; change one of them."
+            f"dimension of {dim // heads}, which the 2-D rotary embedding needs to be "
+            f"a multiple of 4; change one of them."
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from mmengine.model import BaseModule, initialize, update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -83,7 +82,8 @@ class RAVLT(BaseModule):
         self.norm_eval = norm_eval
 
         dims, depths = self.embed_dims, settings["depths"]
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        step = drop_path_rate / max(sum(depths) - 1, 1)
+        rates = [j * step for j in range(sum(depths))]
         # Stages and norms that no output needs are not built: DDP stops at parameters
         # without a gradient.
         last = self.out_indices[-1]
@@ -94,7 +94,7 @@ class RAVLT(BaseModule):
                 settings["num_heads"][i],
                 self.attn_types[i],
                 settings["mlp_ratio"],
-                rates[i].tolist(),
+                rates[sum(depths[:i]) : sum(depths[: i + 1])],
                 layer_scale_init[i],
                 dims[i + 1] if i < last else None,
                 norm_cfg,
@@ -131,14 +131,17 @@ class RAVLT(BaseModule):
 
         Returns:
             One tensor for each of ``out_indices``: (B, C_i, ceil(H / s), ceil(W / s))
-            with strides s of 4, 8, 16, 32, in channels-last memory.
+            with strides s of 4, 8, 16, 32, contiguous.
         """
         x = self.patch_embed(x)
         outs = []
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                outs.append(to_image(self.extra_norms[str(i)](x)))
+                out = to_image(self.extra_norms[str(i)](x))
+                # mmcv's RoIAlign reads any memory format as contiguous, in silence, and
+                # convolutions would hand ours down to it.
+                outs.append(out.contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)

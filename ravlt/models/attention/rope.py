@@ -72,6 +72,8 @@ def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:
         A tensor of the same shape: (a, b) -> (a cos - b sin, b cos + a sin).
     """
     table = rotary_table(x.shape[-1], hw, x.device, x.dtype)
+    if x.stride(-1) != 1:
+        x = x.contiguous()
     # A complex product is one pass over memory; the real form takes six.
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2)

@@ -1,4 +1,4 @@
-"""The mechanisms by name. Each maps (q, k, v, hw) to an output, and knows its dense twin."""
+"""The mechanisms by name: (q, k, v, hw) to an output, each with its dense form."""
 
 from ravlt.errors import RAVLTError
 

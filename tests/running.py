@@ -1,0 +1,156 @@
+"""Runs the command lines of tools/, each in a process of its own.
+
+Importing the hosts takes ten seconds, so that one process imports them once, and every
+run is a fork of it.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SEG = ROOT / "configs/quickstart/fpn_ravlt-mini_shapes.py"
+DET = ROOT / "configs/quickstart/mask-rcnn_ravlt-mini_fpn_shapes.py"
+# The smallest runs of the quickstart configs; training takes a second or two.
+SMALL = {
+    "model.backbone.arch": "test",
+    "model.neck.in_channels": "[16,32,48,64]",
+    "train_cfg.max_iters": 4,
+    "train_cfg.val_interval": 2,
+    "train_dataloader.batch_size": 2,
+    "default_hooks.logger.interval": 1,
+    "default_hooks.checkpoint.interval": 2,
+    "randomness.seed": 0,
+}
+SMALL_SEG = SMALL | {"model.data_preprocessor.size": "(64,64)"}
+# A process that has started threads must not be forked: these only import.
+_PRELOAD = [
+    "mmdet.apis",
+    "mmseg.apis",
+    "mmcv.ops",
+    "pycocotools.cocoeval",
+    "matplotlib.figure",
+    "torch.utils.tensorboard",
+    "ravlt.engine.cli",
+    "ravlt.engine.hooks",
+    "ravlt.datasets.verify",
+]
+
+
+@dataclass
+class Run:
+    """One run of a tool, started at once.
+
+    Args:
+        tool: File name in tools/.
+        args: Command line.
+        cwd: Where it runs; its output goes to files in there.
+        env: Environment variables to set.
+        prepare: Called in the process before the tool; picklable.
+    """
+
+    tool: str
+    args: list
+    cwd: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.cwd.mkdir(parents=True, exist_ok=True)
+        index = len(list(self.cwd.glob("*.stdout")))
+        self._files = [self.cwd / f"{index}.{name}" for name in ("stdout", "stderr")]
+        for path in self._files:
+            path.touch()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOAD)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        forkserver.ensure_running()
+        self._process = context.Process(
+            target=_be_tool,
+            args=(
+                str(ROOT / "tools" / self.tool),
+                [str(a) for a in self.args],
+                str(self.cwd),
+                dict(self.env),
+                [str(p) for p in self._files],
+                self.prepare,
+            ),
+        )
+        self._process.start()
+
+    @property
+    def out(self) -> str:
+        return self._files[0].read_text()
+
+    @property
+    def err(self) -> str:
+        return self._files[1].read_text()
+
+    def wait(self, timeout: float = 240) -> int:
+        """Gives the exit status; a signal's number is negative."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise TimeoutError(f"{self.tool} {self.args}\n{self.out[-3000:]}{self.err}")
+        return self._process.exitcode
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Waits until the output has a text."""
+        end = time.monotonic() + timeout
+        while text not in self.out:
+            if self._process.exitcode is not None or time.monotonic() > end:
+                raise AssertionError(f"no {text!r} in\n{self.out[-3000:]}{self.err}")
+            time.sleep(0.05)
+
+    def interrupt(self) -> None:
+        """Does what Ctrl-C does."""
+        os.kill(self._process.pid, signal.SIGINT)
+
+    def succeeded(self) -> "Run":
+        """Waits; fails with the output if the exit status is not 0."""
+        status = self.wait()
+        assert status == 0, f"status {status}\n{self.out[-3000:]}\n{self.err[-3000:]}"
+        return self
+
+    def error(self) -> str:
+        """Waits for a refusal: status 1, and one line on stderr, which it gives."""
+        status = self.wait()
+        written = f"\n{self.out[-3000:]}\n--- stderr\n{self.err[-5000:]}"
+        assert status == 1, f"status {status}{written}"
+        assert "Traceback" not in self.err and "Traceback" not in self.out, written
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert lines[-1:] and lines[-1].startswith("error: "), written
+        assert sum(line.startswith("error:") for line in lines) == 1, written
+        return lines[-1]
+
+
+def _be_tool(path, args, cwd, env, files, prepare) -> None:
+    for number, name in enumerate(files, 1):
+        handle = os.open(name, os.O_WRONLY | os.O_APPEND)
+        os.dup2(handle, number)
+    # The fork has pytest's or the server's streams; a program has its own.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    multiprocessing.set_start_method(None, force=True)  # mmengine sets its own
+    os.chdir(cwd)
+    os.environ.update(env)
+    sys.argv = [path, *args]
+    if prepare is not None:
+        prepare()
+    runpy.run_path(path, run_name="__main__")
+
+
+def train(cwd: Path, *args, config=SEG, options: Mapping | None = None, **run) -> Run:
+    """Starts a small training run; its work directory is `work` in `cwd`."""
+    small = SMALL if config == DET else SMALL_SEG
+    options = [f"{key}={value}" for key, value in (small | (options or {})).items()]
+    line = [config, "--work-dir", "work", *args, "--cfg-options", *options]
+    return Run("train.py", line, cwd, **run)
