@@ -31,7 +31,16 @@ model = dict(
     roi_head=dict(
         # One sample a bin: RoIAlign's backward pass is the slowest part on a CPU.
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=5),
+        bbox_head=dict(
+            type="ConvFCBBoxHead",
+            num_shared_convs=2,
+            num_shared_fcs=1,
+            in_channels=64,
+            conv_out_channels=64,
+            fc_out_channels=256,
+            num_classes=5,
+            norm_cfg=norm_cfg,
+        ),
         mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
             num_convs=2,
@@ -44,7 +53,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=400, max_per_img=200),
-        rcnn=dict(sampler=dict(num=48)),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=200)),
 )

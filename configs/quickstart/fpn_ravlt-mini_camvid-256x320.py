@@ -1,0 +1,72 @@
+# CamVid at 480 x 360 with 11 classes (367 images to train, 101 to evaluate), from
+# scratch. Give the folder with --data-root.
+_base_ = "./fpn_ravlt-mini_shapes.py"
+
+data_root = "data/camvid"
+crop_size = (256, 320)
+max_iters = 1600
+metainfo = dict(
+    classes=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "signsymbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    palette=[
+        [128, 128, 128],
+        [128, 0, 0],
+        [192, 192, 128],
+        [128, 64, 128],
+        [60, 40, 222],
+        [128, 128, 0],
+        [192, 128, 128],
+        [64, 64, 128],
+        [64, 0, 128],
+        [64, 64, 0],
+        [0, 128, 192],
+    ],
+)
+
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    decode_head=dict(num_classes=11),
+)
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(
+        type="RandomResize", scale=(480, 360), ratio_range=(0.75, 1.75), keep_ratio=True
+    ),
+    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+dataset = dict(data_root=data_root, metainfo=metainfo, reduce_zero_label=False)
+train_dataloader = dict(batch_size=8, dataset=dict(**dataset, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(**dataset, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+del dataset
+
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(
+        type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
+    ),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=400)
+default_hooks = dict(checkpoint=dict(interval=400))
+auto_scale_lr = dict(base_batch_size=8)
