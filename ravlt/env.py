@@ -85,7 +85,7 @@ def _explain_ops(error: Exception, distribution: str, version: str) -> str:
         if distribution == "mmcv-lite":
             rebuild = f"pip uninstall mmcv-lite, then {_REBUILD} mmcv==2.1.0."
         return f"{distribution} {version} has no compiled ops: {rebuild}"
-    reason = str(error).strip().splitlines()[-1]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return (
         f"{distribution} {version}'s ops do not load, most likely because they were "
         f"built for another torch than {torch.__version__} ({reason}): {rebuild}"

@@ -4,6 +4,7 @@ Importing the hosts takes ten seconds, so that one process imports them once, an
 run is a fork of it.
 """
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -27,9 +28,10 @@ SMALL = {
     "train_dataloader.batch_size": 2,
     "default_hooks.logger.interval": 1,
     "default_hooks.checkpoint.interval": 2,
+    "optim_wrapper.optimizer.lr": 1e-3,
     "randomness.seed": 0,
 }
-SMALL_SEG = SMALL | {"model.data_preprocessor.size": "(64,64)"}
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # A process that has started threads must not be forked: these only import.
 _PRELOAD = [
     "mmdet.apis",
@@ -70,7 +72,7 @@ class Run:
             path.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.update(ENV)  # for the server, which reads it once
         forkserver.ensure_running()
         self._process = context.Process(
             target=_be_tool,
@@ -110,9 +112,14 @@ class Run:
                 raise AssertionError(f"no {text!r} in\n{self.out[-3000:]}{self.err}")
             time.sleep(0.05)
 
-    def interrupt(self) -> None:
-        """Does what Ctrl-C does."""
-        os.kill(self._process.pid, signal.SIGINT)
+    def interrupt(self) -> int:
+        """Does what Ctrl-C does; gives the exit status."""
+        for _ in range(5):  # Python drops the exception if a finaliser is running
+            os.kill(self._process.pid, signal.SIGINT)
+            self._process.join(10)
+            if self._process.exitcode is not None:
+                break
+        return self.wait(1)
 
     def succeeded(self) -> "Run":
         """Waits; fails with the output if the exit status is not 0."""
@@ -137,8 +144,8 @@ def _be_tool(path, args, cwd, env, files, prepare) -> None:
         handle = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, number)
     # The fork has pytest's or the server's streams; a program has its own.
-    sys.stdout = open(1, "w", buffering=1, closefd=False)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", 1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, closefd=False)
     multiprocessing.set_start_method(None, force=True)  # mmengine sets its own
     os.chdir(cwd)
     os.environ.update(env)
@@ -148,9 +155,47 @@ def _be_tool(path, args, cwd, env, files, prepare) -> None:
     runpy.run_path(path, run_name="__main__")
 
 
-def train(cwd: Path, *args, config=SEG, options: Mapping | None = None, **run) -> Run:
-    """Starts a small training run; its work directory is `work` in `cwd`."""
-    small = SMALL if config == DET else SMALL_SEG
-    options = [f"{key}={value}" for key, value in (small | (options or {})).items()]
-    line = [config, "--work-dir", "work", *args, "--cfg-options", *options]
+def train(
+    cwd: Path,
+    *args,
+    config: Path = SEG,
+    child: str = "",
+    options: Mapping | None = None,
+    **run,
+) -> Run:
+    """Starts a small training run in a folder of its own.
+
+    Args:
+        cwd: Where it runs; the work directory is `work` in there.
+        *args: Arguments of train.py.
+        config: One of the quickstart configs.
+        child: Text of a config that inherits it.
+        options: Keys in place of the small run's.
+        **run: See :class:`Run`.
+    """
+    options = small(config) | (options or {})
+    if child:
+        cwd.mkdir(parents=True, exist_ok=True)
+        heir = cwd / "child.py"
+        heir.write_text(f"_base_ = {str(config)!r}\n{child}\n")
+        config = heir
+    line = [config, "--work-dir", "work", *args, *as_line(options)]
     return Run("train.py", line, cwd, **run)
+
+
+def small(config: Path) -> dict:
+    """Options for the smallest run of a quickstart config."""
+    return SMALL | (
+        {"model.data_preprocessor.size": "(64,64)"} if config == SEG else {}
+    )
+
+
+def as_line(options: Mapping) -> list[str]:
+    """Options as arguments of a tool."""
+    return ["--cfg-options", *(f"{key}={value}" for key, value in options.items())]
+
+
+def read_scalars(work: Path) -> list[dict]:
+    """What a training run logged, from its runs in the order of their start."""
+    files = sorted(work.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for file in files for line in file.open()]

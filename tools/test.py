@@ -68,6 +68,11 @@ def augment(cfg: Config) -> None:
     if "tta_model" not in cfg:
         if is_segmentation(cfg):
             raise RAVLTError("--tta needs tta_model and tta_pipeline in the config.")
+        if (cfg.model.get("roi_head") or {}).get("mask_head"):
+            raise RAVLTError(
+                "--tta merges boxes only, and model.roi_head.mask_head makes masks; "
+                "evaluate without --tta."
+            )
         # What mmdet's own tool takes: horizontal flip, merged by NMS.
         cfg.tta_model = dict(
             type="DetTTAModel",
@@ -83,14 +88,16 @@ def augment(cfg: Config) -> None:
 def flip_pipeline(pipeline: list) -> list:
     """A test pipeline of which each image is seen as it is and mirrored."""
     *steps, pack = pipeline
-    meta_keys = (*pack.get("meta_keys", ()), "flip", "flip_direction")
+    if "meta_keys" in pack:  # the default has them
+        keys = (*pack["meta_keys"], "flip", "flip_direction")
+        pack = dict(pack, meta_keys=tuple(dict.fromkeys(keys)))
     return [
         *steps,
         dict(
             type="TestTimeAug",
             transforms=[
                 [dict(type="RandomFlip", prob=p) for p in (1.0, 0.0)],
-                [dict(pack, meta_keys=meta_keys)],
+                [pack],
             ],
         ),
     ]

@@ -18,6 +18,10 @@ model = dict(
             embed_dims=(32, 64, 128, 160), depths=(1, 2, 3, 1), num_heads=(1, 2, 4, 5)
         ),
         attn_types="rala",
+        # So narrow, and from scratch: the released 0.02 would start near identity.
+        init_cfg=dict(
+            type="Kaiming", layer="Conv2d", mode="fan_in", nonlinearity="linear"
+        ),
     ),
     neck=dict(in_channels=[32, 64, 128, 160], out_channels=96),
     decode_head=dict(

@@ -57,6 +57,8 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + "/annotations/instances_val.json")
+test_evaluator = val_evaluator
 
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),

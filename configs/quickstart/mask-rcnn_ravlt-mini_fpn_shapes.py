@@ -17,6 +17,10 @@ model = dict(
             embed_dims=(32, 64, 128, 160), depths=(1, 2, 3, 1), num_heads=(1, 2, 4, 5)
         ),
         attn_types="rala",
+        # So narrow, and from scratch: the released 0.02 would start near identity.
+        init_cfg=dict(
+            type="Kaiming", layer="Conv2d", mode="fan_in", nonlinearity="linear"
+        ),
     ),
     # Batch norm everywhere: without pretraining it is what makes the heads learn fast.
     neck=dict(
@@ -52,10 +56,10 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=400, max_per_img=200),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
+        rpn_proposal=dict(nms_pre=150, max_per_img=100),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=200)),
+    test_cfg=dict(rpn=dict(nms_pre=150, max_per_img=100)),
 )
 
 default_hooks = dict(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmengine.fileio import get
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ravlt.errors import RAVLTError
 
@@ -19,8 +19,8 @@ BAD_IMAGE_ACTIONS = ("error", "skip")
 class VerifyImages:
     """Decodes the files of a sample once, in small, and names the broken one.
 
-    OpenCV decodes a truncated JPEG without a word and fills the rest with grey;
-    Pillow notices. Put it in front of the loading transforms.
+    OpenCV before 5 decodes a truncated JPEG without a word and fills the rest with
+    grey; Pillow notices. Put it in front of the loading transforms.
 
     Args:
         on_error: ``'error'`` stops; ``'skip'`` logs a warning and returns None, so
@@ -85,12 +85,15 @@ class VerifyImages:
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(data)) as image:
                     # JPEG can be decoded at an eighth of its size, which is cheaper.
-                    image.draft(image.mode, (image.width // 8, image.height // 8))
+                    eighth = max(image.width // 8, 1), max(image.height // 8, 1)
+                    image.draft(image.mode, eighth)
                     image.load()
         except Image.DecompressionBombError:
             return None
         except FileNotFoundError:
             return "it does not exist"
+        except UnidentifiedImageError:  # whose message is an address in memory
+            return "it is no image" if data else "it is empty"
         except (OSError, SyntaxError, ValueError) as error:
             return str(error).replace("\n", " ") or type(error).__name__
         return None

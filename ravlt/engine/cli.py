@@ -33,7 +33,9 @@ def run_cli(main: Callable[[], None]) -> None:
         # A data loader's worker wraps the message in a traceback: the last line is it.
         line = str(error).strip().splitlines()[-1]
         sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         sys.exit("interrupted: continue with --resume and the same --work-dir.")
 
 
@@ -81,6 +83,13 @@ def read_run_config(args: argparse.Namespace) -> Config:
         set_data_root(cfg, args.data_root)
     _import_host(cfg)
     return cfg
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tells Ctrl-C, also where a bare except of the hosts made another error of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def is_segmentation(cfg: Config) -> bool:

@@ -32,6 +32,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
         else:
             cfg = Config.fromfile(path)
     except FileNotFoundError as error:
+        if os.path.isfile(path):
+            raise RAVLTError(
+                f"Config '{path}' inherits what is not there ({error}); correct its "
+                f"_base_."
+            ) from error
         raise RAVLTError(
             f"Config '{path}' does not exist; correct the path."
         ) from error
@@ -52,9 +57,12 @@ def add_safety(cfg: Config) -> None:
         cfg: Config of mmdet or mmseg, changed in place.
     """
     verify_images(cfg)
-    checkpoint = cfg.setdefault("default_hooks", {}).setdefault(
-        "checkpoint", dict(type="CheckpointHook")
-    )
+    # Not setdefault, which gives back another dict than the one that it stores.
+    if not cfg.get("default_hooks"):
+        cfg.default_hooks = {}
+    if "checkpoint" not in cfg.default_hooks:
+        cfg.default_hooks.checkpoint = dict(type="CheckpointHook")
+    checkpoint = cfg.default_hooks.checkpoint
     if checkpoint is not None and checkpoint["type"] == "CheckpointHook":
         checkpoint["type"] = "SafeCheckpointHook"
         best = _best_metric(cfg.get("val_evaluator"))

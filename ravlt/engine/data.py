@@ -45,8 +45,9 @@ def set_data_root(cfg: Config, root: str) -> None:
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             path = evaluator.get("ann_file")
             for prefix in old:
-                if path and path.startswith(prefix):
-                    relative = path[len(prefix) :].lstrip("/")
+                folder = os.path.join(prefix, "")
+                if path and path.startswith(folder):
+                    relative = path[len(folder) :].lstrip("/")
                     evaluator["ann_file"] = os.path.join(root, relative)
                     break
 

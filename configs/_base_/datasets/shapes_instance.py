@@ -15,6 +15,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
+    # Changes nothing, but records the scale factor that the mask head asks for.
+    dict(type="Resize", scale_factor=1.0, keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
@@ -51,5 +53,9 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"])
+val_evaluator = dict(
+    type="CocoMetric",
+    ann_file=data_root + "/annotations/instances_validation.json",
+    metric=["bbox", "segm"],
+)
 test_evaluator = val_evaluator

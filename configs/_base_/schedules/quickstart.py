@@ -1,8 +1,8 @@
 # From scratch in minutes: a high learning rate, and cosine decay to nothing.
-max_iters = 1000
+max_iters = 1400
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

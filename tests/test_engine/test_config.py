@@ -1,0 +1,251 @@
+import copy
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+from running import DET, SEG
+
+from ravlt.engine.config import (
+    add_curves,
+    add_safety,
+    load_config,
+    set_precision,
+    set_resume,
+)
+from ravlt.errors import RAVLTError
+
+# ------------------------------------------------------------------------- load_config
+
+
+def test_loads_with_options():
+    cfg = load_config(str(SEG), {"model.neck.out_channels": 7, "max_iters": 3})
+    assert cfg.model.neck.out_channels == 7 and cfg.max_iters == 3
+    assert cfg.filename_stem == SEG.stem
+    assert cfg.default_scope == "mmseg"
+
+
+def test_loads_configs_of_the_hosts():
+    cfg = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    assert cfg.model.type == "RetinaNet"
+    assert cfg.filename_stem == "retinanet_r50_fpn_1x_coco"
+
+
+@pytest.mark.parametrize("path", ["no/such.py", "mmdet::no/such.py"])
+def test_missing_config(path):
+    with pytest.raises(RAVLTError) as refused:
+        load_config(path)
+    assert str(refused.value) == f"Config '{path}' does not exist; correct the path."
+
+
+def test_missing_base_names_the_base(tmp_path):
+    path = tmp_path / "child.py"
+    path.write_text("_base_ = 'nothing.py'\n")
+    with pytest.raises(RAVLTError) as refused:
+        load_config(str(path))
+    message = str(refused.value)
+    assert message.startswith(f"Config '{path}' inherits what is not there (")
+    assert str(tmp_path / "nothing.py") in message and "\n" not in message
+
+
+def test_config_without_a_model(tmp_path):
+    path = tmp_path / "part.py"
+    path.write_text("a = 1\n")
+    with pytest.raises(
+        RAVLTError, match=r"part\.py' has no model; give the config of a"
+    ):
+        load_config(str(path))
+
+
+# --------------------------------------------------------------- add_safety, add_curves
+
+
+@pytest.mark.parametrize(
+    ("config", "metric"), [(SEG, "mIoU"), (DET, "coco/bbox_mAP")], ids=["seg", "det"]
+)
+def test_safety_of_ours(config, metric):
+    cfg = load_config(str(config))
+    before = copy.deepcopy(cfg.default_hooks.checkpoint.to_dict())
+    add_safety(cfg)
+    added = dict(type="SafeCheckpointHook", save_best=metric, rule="greater")
+    assert cfg.default_hooks.checkpoint.to_dict() == before | added
+    assert [hook.type for hook in cfg.custom_hooks] == ["StopOnNonFiniteHook"]
+    for name in ("train", "val", "test"):
+        pipeline = cfg[f"{name}_dataloader"].dataset.pipeline
+        assert pipeline[0] == dict(type="VerifyImages", on_error="error")
+    once = cfg.to_dict()
+    add_safety(cfg)
+    assert cfg.to_dict() == once
+
+
+def test_safety_where_nothing_is_said():
+    cfg = Config(dict(val_evaluator=[dict(type="Other"), dict(type="mmseg.IoUMetric")]))
+    add_safety(cfg)
+    assert cfg.default_hooks.checkpoint.to_dict() == dict(
+        type="SafeCheckpointHook", save_best="mIoU", rule="greater"
+    )
+
+
+@pytest.mark.parametrize("evaluator", [None, dict(type="Other"), []])
+def test_no_best_checkpoint_by_an_unknown_metric(evaluator):
+    cfg = Config(dict(val_evaluator=evaluator))
+    add_safety(cfg)
+    assert cfg.default_hooks.checkpoint.to_dict() == dict(type="SafeCheckpointHook")
+
+
+def test_safety_leaves_what_the_config_says():
+    checkpoint = dict(type="CheckpointHook", save_best="coco/segm_mAP", rule="less")
+    hooks = [dict(type="StopOnNonFiniteHook", priority=1), dict(type="Mine")]
+    cfg = Config(
+        dict(
+            default_hooks=dict(checkpoint=checkpoint),
+            custom_hooks=hooks,
+            val_evaluator=dict(type="CocoMetric"),
+        )
+    )
+    add_safety(cfg)
+    expected = checkpoint | dict(type="SafeCheckpointHook")
+    assert cfg.default_hooks.checkpoint.to_dict() == expected
+    assert [hook.to_dict() for hook in cfg.custom_hooks] == hooks
+
+
+@pytest.mark.parametrize("checkpoint", [None, dict(type="MyHook", interval=3)])
+def test_safety_leaves_other_checkpoint_hooks(checkpoint):
+    cfg = Config(
+        dict(
+            default_hooks=dict(checkpoint=checkpoint),
+            val_evaluator=dict(type="CocoMetric"),
+        )
+    )
+    add_safety(cfg)
+    assert cfg.default_hooks.checkpoint == checkpoint
+
+
+def test_curves_are_added_once():
+    cfg = load_config(str(SEG))
+    for _ in range(2):
+        add_curves(cfg)
+    assert [hook.type for hook in cfg.custom_hooks] == ["CurveHook"]
+    kinds = [backend.type for backend in cfg.visualizer.vis_backends]
+    assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]
+
+
+def test_curves_without_a_visualizer():
+    cfg = Config(dict(model=dict()))
+    add_curves(cfg)
+    assert "visualizer" not in cfg
+
+
+# ----------------------------------------------------------------------- set_precision
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    def set_gpu(present: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+
+    return set_gpu
+
+
+def wrapper(**keys) -> Config:
+    return Config(dict(optim_wrapper=dict(optimizer=dict(type="SGD"), **keys)))
+
+
+def test_amp_on_a_gpu(gpu):
+    gpu(True)
+    for keys in ({}, {"type": "OptimWrapper"}):
+        cfg = wrapper(**keys)
+        set_precision(cfg, amp=True)
+        assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+        assert cfg.optim_wrapper.loss_scale == "dynamic"
+    cfg = wrapper(type="AmpOptimWrapper", loss_scale=512.0, dtype="float16")
+    set_precision(cfg, amp=True)
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_amp_without_a_gpu(gpu):
+    gpu(False)
+    with pytest.raises(RAVLTError, match="--amp needs a GPU, and torch finds none"):
+        set_precision(wrapper(), amp=True)
+
+
+def test_amp_cannot_change_another_wrapper(gpu):
+    gpu(True)
+    with pytest.raises(RAVLTError, match=r"optim_wrapper\.type='MyWrapper'; set the"):
+        set_precision(wrapper(type="MyWrapper"), amp=True)
+
+
+def test_without_amp_the_config_counts_if_it_can(gpu):
+    keys = dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="bfloat16")
+    gpu(True)
+    cfg = wrapper(**keys)
+    before = cfg.to_dict()
+    set_precision(cfg, amp=False)
+    assert cfg.to_dict() == before
+    gpu(False)
+    set_precision(cfg, amp=False)
+    assert cfg.optim_wrapper.to_dict() == dict(
+        type="OptimWrapper", optimizer=dict(type="SGD")
+    )
+    cfg = wrapper(type="OptimWrapper")
+    before = cfg.to_dict()
+    set_precision(cfg, amp=False)
+    assert cfg.to_dict() == before
+
+
+# -------------------------------------------------------------------------- set_resume
+
+
+def resumed(work_dir, resume) -> str | None:
+    cfg = Config(dict(work_dir=str(work_dir)))
+    set_resume(cfg, resume)
+    assert cfg.get("resume", False) is (cfg.get("load_from") is not None)
+    return cfg.get("load_from")
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Three checkpoints, of which iter_4 is the newest, and a best one."""
+    for age, name in enumerate(["best_mIoU_iter_4", "iter_4", "iter_9", "epoch_3"]):
+        path = tmp_path / f"{name}.pth"
+        path.write_bytes(b"")
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (tmp_path / "iter_99.txt").write_text("")
+    return tmp_path
+
+
+def test_no_resume(work):
+    assert resumed(work, None) is None
+
+
+def test_resume_from_a_path(work):
+    path = str(work / "epoch_3.pth")
+    assert resumed(work, path) == path
+    assert resumed(work, "s3://a/b.pth") == "s3://a/b.pth"
+
+
+def test_resume_from_a_missing_path(work):
+    with pytest.raises(RAVLTError) as refused:
+        resumed(work, "gone.pth")
+    assert str(refused.value) == (
+        "--resume 'gone.pth' does not exist; name a checkpoint, or use --resume for "
+        "the latest in the work directory."
+    )
+
+
+def test_auto_follows_the_pointer(work):
+    path = str(work / "iter_9.pth")
+    (work / "last_checkpoint").write_text(f"{path}\n")
+    assert resumed(work, "auto") == path
+
+
+@pytest.mark.parametrize("pointer", [None, "", "gone.pth", "."])
+def test_auto_takes_the_newest_if_the_pointer_is_broken(work, pointer):
+    if pointer is not None:
+        (work / "last_checkpoint").write_text(pointer)
+    assert resumed(work, "auto") == str(work / "iter_4.pth")
+
+
+def test_auto_with_nothing_to_resume(tmp_path):
+    assert resumed(tmp_path, "auto") is None
+    assert resumed(tmp_path / "new", "auto") is None
