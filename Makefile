@@ -16,7 +16,7 @@ help:
 
 env: $(READY)
 
-$(READY): constraints.txt setup.cfg pyproject.toml tools/setup_env.sh
+$(READY): constraints.txt setup.cfg tools/setup_env.sh
 	PYTHON="$(PYTHON)" bash tools/setup_env.sh "$(STACK)" "$(VENV)"
 	@touch $@
 

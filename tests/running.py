@@ -1,7 +1,7 @@
 """Runs the command lines of tools/, each in a process of its own.
 
-Importing the hosts takes ten seconds, so that one process imports them once, and every
-run is a fork of it.
+Importing the hosts takes seconds, so that one process imports them once, and every run
+is a fork of it.
 """
 
 import json
@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 SEG = ROOT / "configs/quickstart/fpn_ravlt-mini_shapes.py"
@@ -54,14 +55,12 @@ class Run:
         tool: File name in tools/.
         args: Command line.
         cwd: Where it runs; its output goes to files in there.
-        env: Environment variables to set.
         prepare: Called in the process before the tool; picklable.
     """
 
     tool: str
     args: list
     cwd: Path
-    env: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -72,15 +71,14 @@ class Run:
             path.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
-        os.environ.update(ENV)  # for the server, which reads it once
-        forkserver.ensure_running()
+        with patch.dict(os.environ, ENV):  # the server's, and so that of its forks
+            forkserver.ensure_running()
         self._process = context.Process(
             target=_be_tool,
             args=(
                 str(ROOT / "tools" / self.tool),
                 [str(a) for a in self.args],
                 str(self.cwd),
-                dict(self.env),
                 [str(p) for p in self._files],
                 self.prepare,
             ),
@@ -139,7 +137,7 @@ class Run:
         return lines[-1]
 
 
-def _be_tool(path, args, cwd, env, files, prepare) -> None:
+def _be_tool(path, args, cwd, files, prepare) -> None:
     for number, name in enumerate(files, 1):
         handle = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, number)
@@ -148,7 +146,6 @@ def _be_tool(path, args, cwd, env, files, prepare) -> None:
     sys.stderr = os.fdopen(2, "w", 1, closefd=False)
     multiprocessing.set_start_method(None, force=True)  # mmengine sets its own
     os.chdir(cwd)
-    os.environ.update(env)
     sys.argv = [path, *args]
     if prepare is not None:
         prepare()

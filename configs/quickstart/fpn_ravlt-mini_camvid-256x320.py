@@ -4,7 +4,6 @@ _base_ = "./fpn_ravlt-mini_shapes.py"
 
 data_root = "data/camvid"
 crop_size = (256, 320)
-max_iters = 1600
 metainfo = dict(
     classes=(
         "sky",
@@ -61,12 +60,6 @@ val_dataloader = dict(dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 del dataset
 
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
-    ),
-]
-train_cfg = dict(max_iters=max_iters, val_interval=400)
-default_hooks = dict(checkpoint=dict(interval=400))
+train_cfg = dict(val_interval=200)
+default_hooks = dict(checkpoint=dict(interval=200))
 auto_scale_lr = dict(base_batch_size=8)

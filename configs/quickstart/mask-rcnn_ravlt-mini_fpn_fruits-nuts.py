@@ -5,7 +5,6 @@ _base_ = "./mask-rcnn_ravlt-mini_fpn_shapes.py"
 data_root = "data/fruits_nuts"
 metainfo = dict(classes=("date", "fig", "hazelnut"))
 scale = (480, 360)
-max_iters = 1200
 
 model = dict(
     neck=dict(num_outs=5),
@@ -60,12 +59,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "/annotations/instances_val.json")
 test_evaluator = val_evaluator
 
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
-    ),
-]
-train_cfg = dict(max_iters=max_iters, val_interval=200)
+train_cfg = dict(val_interval=200)
 default_hooks = dict(checkpoint=dict(interval=200))
 auto_scale_lr = dict(base_batch_size=4)

@@ -77,6 +77,11 @@ def add_curves(cfg: Config) -> None:
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
     """
+    train_cfg = cfg.get("train_cfg") or {}
+    logger = (cfg.get("default_hooks") or {}).get("logger")
+    if logger and train_cfg.get("type") == "IterBasedTrainLoop":
+        # Or every evaluation is written as one of epoch 0.
+        logger.setdefault("log_metric_by_epoch", False)
     _add(cfg, "custom_hooks", dict(type="CurveHook"))
     if cfg.get("visualizer"):
         _add(cfg.visualizer, "vis_backends", dict(type="TensorboardVisBackend"))

@@ -130,6 +130,21 @@ def test_curves_are_added_once():
     assert kinds == ["LocalVisBackend", "TensorboardVisBackend"]
 
 
+@pytest.mark.parametrize(
+    ("loop", "said", "expected"),
+    [
+        ("IterBasedTrainLoop", {}, False),
+        ("IterBasedTrainLoop", {"log_metric_by_epoch": True}, True),
+        ("EpochBasedTrainLoop", {}, None),
+    ],
+)
+def test_metrics_are_logged_by_iteration_where_that_counts(loop, said, expected):
+    logger = dict(type="LoggerHook", **said)
+    cfg = Config(dict(train_cfg=dict(type=loop), default_hooks=dict(logger=logger)))
+    add_curves(cfg)
+    assert cfg.default_hooks.logger.get("log_metric_by_epoch") is expected
+
+
 def test_curves_without_a_visualizer():
     cfg = Config(dict(model=dict()))
     add_curves(cfg)

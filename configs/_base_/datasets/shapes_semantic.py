@@ -33,7 +33,7 @@ dataset = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
