@@ -1,8 +1,14 @@
+"""What all tests share."""
+
 from pathlib import Path
 
 import pytest
+import torch
 
 from ravlt.datasets.shapes import write_shapes
+
+# Small tensors: more threads only wait for each other, minutes of it on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def augment(cfg: Config) -> None:
     """Switches the test set to the config's, or the host's, augmentation."""
     if "tta_model" not in cfg:
         if is_segmentation(cfg):
-            raise RAVLTError("--tta needs tta_model and tta_pipeline in the config.")
+            raise RAVLTError("--tta needs tta_model in the config; add one.")
         if (cfg.model.get("roi_head") or {}).get("mask_head"):
             raise RAVLTError(
                 "--tta merges boxes only, and model.roi_head.mask_head makes masks; "

@@ -76,7 +76,6 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
             for key, value in (dataset.get("data_prefix") or {}).items():
                 places[f"data_prefix.{key}"] = value
             for key, value in places.items():
-                # A prefix may end in part of a file name; an absolute one stands alone.
                 path = os.path.join(root, value) if value else ""
                 if path and not os.path.exists(path):
                     raise RAVLTError(
