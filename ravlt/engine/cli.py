@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
+import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
 from ravlt.checkpoint import use_safe_loading
@@ -29,6 +30,10 @@ def run_cli(main: Callable[[], None]) -> None:
     use_atomic_writes()
     try:
         main()
+        # mmengine leaves the group open, and a process that ends with its threads
+        # running may abort.
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
     except RAVLTError as error:
         # A data loader's worker wraps the message in a traceback: the last line is it.
         line = str(error).strip().splitlines()[-1]
