@@ -140,10 +140,14 @@ class CurveHook(Hook):
                 smooth = _running_mean(values)
                 first = runner.iter - len(values) + 1
                 losses.plot(range(first, first + len(smooth)), smooth, label=label)
-            elif split == "val" and "time" not in label and len(values):
+            # COCO gives -1 where there is nothing to measure.
+            elif (
+                split == "val" and "time" not in label and max(values, default=-1) >= 0
+            ):
                 metrics.plot(range(1, len(values) + 1), values, ".-", label=label)
         losses.set(xlabel="iteration", ylabel="loss, running mean", yscale="log")
         metrics.set(xlabel="evaluation", ylabel="metric")
+        metrics.xaxis.get_major_locator().set_params(integer=True)
         for axes in (losses, metrics):
             axes.grid(alpha=0.3)
             if axes.lines:

@@ -16,7 +16,9 @@ param_scheduler = [
         type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
     ),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
+train_cfg = dict(
+    type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters // 2
+)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 auto_scale_lr = dict(enable=False, base_batch_size=8)
