@@ -9,6 +9,8 @@ except ImportError as error:
     ) from error
 
 from . import models
+from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
+from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .errors import RAVLTError
 from .models import RAVLT
 from .version import __version__

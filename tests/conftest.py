@@ -1,9 +1,12 @@
 """What all tests share."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from running import DET, ENV, ROOT, SEG, Trained, as_line, small, train
 
 from ravlt.datasets.shapes import write_shapes
 
@@ -15,3 +18,33 @@ torch.set_num_threads(1)
 def shapes(tmp_path_factory) -> Path:
     """A tiny set: 16 training and 4 validation images."""
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes", 16, 4, (64, 64), 3)
+
+
+@pytest.fixture(scope="session")
+def seg_run(tmp_path_factory, shapes) -> Trained:
+    """A segmentor, trained as a user would do it."""
+    cwd = tmp_path_factory.mktemp("seg")
+    line = [sys.executable, ROOT / "tools/train.py", SEG, "--work-dir", "work"]
+    line += ["--data-root", shapes, *as_line(small(SEG))]
+    done = subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return Trained(SEG, cwd, done.stdout, "mIoU", {"loss", "decode.loss_ce"})
+
+
+@pytest.fixture(scope="session")
+def det_run(tmp_path_factory, shapes) -> Trained:
+    """A detector."""
+    cwd = tmp_path_factory.mktemp("det")
+    run = train(cwd, "--data-root", shapes, config=DET).succeeded()
+    losses = {"loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
+    return Trained(DET, cwd, run.out, "coco/bbox_mAP", losses | {"loss_mask"})
+
+
+@pytest.fixture(params=["seg_run", "det_run"])
+def trained(request) -> Trained:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def seg(seg_run) -> Path:
+    return seg_run.work

@@ -17,6 +17,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
+
+from ravlt.checkpoint import read_checkpoint
+
 ROOT = Path(__file__).parents[1]
 SEG = ROOT / "configs/quickstart/fpn_ravlt-mini_shapes.py"
 DET = ROOT / "configs/quickstart/mask-rcnn_ravlt-mini_fpn_shapes.py"
@@ -196,3 +200,42 @@ def read_scalars(work: Path) -> list[dict]:
     """What a training run logged, from its runs in the order of their start."""
     files = sorted(work.glob("*/vis_data/scalars.json"))
     return [json.loads(line) for file in files for line in file.open()]
+
+
+@dataclass
+class Trained:
+    """A training run that has ended, and what belongs to its host."""
+
+    config: Path
+    cwd: Path
+    out: str
+    metric: str
+    losses: set[str]
+
+    @property
+    def work(self) -> Path:
+        return self.cwd / "work"
+
+    def val(self) -> dict:
+        """The last evaluation."""
+        return [line for line in read_scalars(self.work) if self.metric in line][-1]
+
+    def test(self, data: Path, *args, options: dict | None = None) -> Run:
+        """Starts test.py; its work directory is new."""
+        work = f"test{len(list(self.cwd.glob('test*')))}"
+        options = small(self.config) | (options or {})
+        line = [self.config, "work/iter_4.pth", "--data-root", data]
+        line += ["--work-dir", work, *args, *as_line(options)]
+        return Run("test.py", line, self.cwd)
+
+
+def read_metrics(cwd: Path) -> dict:
+    """The metrics that the last run of test.py wrote."""
+    work = max(cwd.glob("test*"), key=os.path.getmtime)
+    (path,) = work.glob("*/*.json")
+    return json.loads(path.read_text())
+
+
+def is_finite(path: Path) -> bool:
+    weights = read_checkpoint(path)["state_dict"].values()
+    return all(bool(torch.isfinite(w).all()) for w in weights)

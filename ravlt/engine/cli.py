@@ -86,7 +86,8 @@ def read_run_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"
     if args.data_root:
         set_data_root(cfg, args.data_root)
-    _import_host(cfg)
+    _check_scope(cfg)
+    _import_ravlt(cfg)
     return cfg
 
 
@@ -102,14 +103,18 @@ def is_segmentation(cfg: Config) -> bool:
     return cfg.get("default_scope") == "mmseg"
 
 
-def _import_host(cfg: Config) -> None:
-    """Makes RAVLT and our hooks known, also to configs that do not import them."""
-    import ravlt.datasets.verify  # noqa: F401
-    import ravlt.engine.hooks  # noqa: F401
-
+def _check_scope(cfg: Config) -> None:
     if cfg.get("default_scope") not in ("mmdet", "mmseg"):
         raise RAVLTError(
             f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor "
-            f"'mmseg'; "
-            f"inherit the host's default_runtime.py."
+            f"'mmseg'; inherit the host's default_runtime.py."
         )
+
+
+def _import_ravlt(cfg: Config) -> None:
+    """Makes the config that a run leaves behind work in the hosts' own tools, too."""
+    custom = cfg.get("custom_imports") or {}
+    imports = custom.get("imports") or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if "ravlt" not in imports:
+        cfg.custom_imports = {**custom, "imports": [*imports, "ravlt"]}

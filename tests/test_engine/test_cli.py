@@ -1,6 +1,7 @@
 import argparse
 
 import pytest
+from mmengine.config import Config
 
 from ravlt.engine import cli
 from ravlt.errors import RAVLTError
@@ -83,6 +84,31 @@ def test_options_and_launcher(config, monkeypatch):
     assert "filename_stem" not in cfg
     # The launcher's own word counts.
     assert cli.os.environ["LOCAL_RANK"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", {"imports": ["ravlt"]}),
+        ("custom_imports = dict(imports='a')", {"imports": ["a", "ravlt"]}),
+        (
+            "custom_imports = dict(imports=['a'], allow_failed_imports=True)",
+            {"imports": ["a", "ravlt"], "allow_failed_imports": True},
+        ),
+        ("custom_imports = dict(imports=['ravlt'])", {"imports": ["ravlt"]}),
+    ],
+)
+def test_the_config_left_behind_imports_us(tmp_path, given, expected, monkeypatch):
+    monkeypatch.setattr(cli, "load_config", _parse_only)
+    path = tmp_path / "some.py"
+    path.write_text(f"model = dict(type='A')\ndefault_scope = 'mmdet'\n{given}\n")
+    assert cli.read_run_config(arguments(str(path))).custom_imports == expected
+
+
+def _parse_only(path: str, options) -> Config:
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    cfg.filename_stem = "some"
+    return cfg
 
 
 def test_unknown_scope(tmp_path):
