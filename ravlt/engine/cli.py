@@ -81,7 +81,7 @@ def read_run_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
-    stem = cfg.pop("filename_stem")
+    stem = os.path.splitext(os.path.basename(args.config.rpartition("::")[2]))[0]
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"
     if args.data_root:

@@ -40,7 +40,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise RAVLTError(
             f"Config '{path}' does not exist; correct the path."
         ) from error
-    cfg.filename_stem = os.path.splitext(os.path.basename(path.rpartition("::")[2]))[0]
     if options:
         cfg.merge_from_dict(options)
     if "model" not in cfg:

@@ -31,14 +31,11 @@ def set_data_root(cfg: Config, root: str) -> None:
         cfg: Config of mmdet or mmseg, changed in place.
         root: Folder with the layout that the config expects.
     """
-    old = [
-        dataset["data_root"]
-        for name in _LOADERS
-        for dataset in find_datasets(cfg.get(name) or {})
-        if dataset.get("data_root")
-    ]
+    old = []
     for name in _LOADERS:
         for dataset in find_datasets(cfg.get(name) or {}):
+            if dataset.get("data_root"):
+                old.append(dataset["data_root"])
             dataset["data_root"] = root
     for name in ("val_evaluator", "test_evaluator"):
         evaluators = cfg.get(name) or []

@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 from mmengine.config import Config
+from running import SEG
 
 from ravlt.engine import cli
 from ravlt.errors import RAVLTError
@@ -76,12 +77,26 @@ def test_work_dir_comes_from_line_then_config_then_name(config, monkeypatch):
     assert read(arguments(*line)).work_dir == "mine"
 
 
+@pytest.mark.parametrize(
+    ("config", "stem"),
+    [
+        (str(SEG), SEG.stem),
+        (
+            "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+            "retinanet_r50_fpn_1x_coco",
+        ),
+    ],
+    ids=["file", "host"],
+)
+def test_work_dir_is_named_after_the_config(config, stem):
+    assert cli.read_run_config(arguments(config)).work_dir == f"./work_dirs/{stem}"
+
+
 def test_options_and_launcher(config, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     line = [config, "--launcher", "slurm", "--local-rank", "1"]
     cfg = cli.read_run_config(arguments(*line, "--cfg-options", "model.depth=5"))
     assert cfg.launcher == "slurm" and cfg.model.depth == 5
-    assert "filename_stem" not in cfg
     # The launcher's own word counts.
     assert cli.os.environ["LOCAL_RANK"] == "3"
 
@@ -106,9 +121,7 @@ def test_the_config_left_behind_imports_us(tmp_path, given, expected, monkeypatc
 
 
 def _parse_only(path: str, options) -> Config:
-    cfg = Config.fromfile(path, import_custom_modules=False)
-    cfg.filename_stem = "some"
-    return cfg
+    return Config.fromfile(path, import_custom_modules=False)
 
 
 def test_unknown_scope(tmp_path):

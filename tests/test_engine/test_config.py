@@ -21,14 +21,12 @@ from ravlt.errors import RAVLTError
 def test_loads_with_options():
     cfg = load_config(str(SEG), {"model.neck.out_channels": 7, "max_iters": 3})
     assert cfg.model.neck.out_channels == 7 and cfg.max_iters == 3
-    assert cfg.filename_stem == SEG.stem
     assert cfg.default_scope == "mmseg"
 
 
 def test_loads_configs_of_the_hosts():
     cfg = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert cfg.model.type == "RetinaNet"
-    assert cfg.filename_stem == "retinanet_r50_fpn_1x_coco"
 
 
 @pytest.mark.parametrize("path", ["no/such.py", "mmdet::no/such.py"])
