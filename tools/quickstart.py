@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from ravlt.datasets.shapes import write_shapes
 from ravlt.engine.cli import run_cli
 from ravlt.errors import RAVLTError
@@ -23,10 +25,15 @@ RUNS = {
     "detector": "mask-rcnn_ravlt-mini_fpn_shapes.py",
     "segmentor": "fpn_ravlt-mini_shapes.py",
 }
+# Heading: the model, the evaluator's name, and what it counts in.
 METRICS = {
-    "box AP": ("detector", "coco/bbox_mAP"),
-    "mask AP": ("detector", "coco/segm_mAP"),
-    "mIoU": ("segmentor", "mIoU"),
+    "box AP": ("detector", "coco/bbox_mAP", 1),
+    "mask AP": ("detector", "coco/segm_mAP", 1),
+    "mIoU": ("segmentor", "mIoU", 100),
+}
+BASELINES = {
+    "detector": "mask-rcnn_r18_fpn_shapes",
+    "segmentor": "fpn_r18_shapes",
 }
 
 
@@ -65,6 +72,15 @@ def run(name: str, data_root: str, work_dir: Path) -> dict[str, float]:
     return json.loads(newest.read_text())
 
 
+def recorded(heading: str) -> float:
+    """Gives what the same head on a ResNet-18 reached, from the metafile."""
+    metafile = yaml.safe_load((CONFIGS / "metafile.yml").read_text())
+    config = BASELINES[METRICS[heading][0]]
+    (entry,) = (m for m in metafile["Models"] if m["Name"] == config)
+    metrics = {k: v for r in entry["Results"] for k, v in r["Metrics"].items()}
+    return metrics[heading] / 100
+
+
 def main() -> None:
     args = parse_args()
     start = time.time()
@@ -72,11 +88,17 @@ def main() -> None:
     write_shapes(args.data_root, num_train=900, num_val=150)
     work_dir = Path(args.work_dir)
     results = {name: run(name, args.data_root, work_dir) for name in RUNS}
+    rows = {
+        "RAVLT, here and now": [
+            results[name][key] / unit for name, key, unit in METRICS.values()
+        ],
+        "ResNet-18, recorded": [recorded(heading) for heading in METRICS],
+    }
 
-    print(f"\nOn {args.data_root}, held-out images:")
-    for label, (name, key) in METRICS.items():
-        value = results[name][key] / (100 if label == "mIoU" else 1)
-        print(f"  {label:<8}{value:.3f}")
+    print(f"\nOn the held-out images of {args.data_root}:")
+    print(f"{'':<22}" + "".join(f"{heading:>9}" for heading in METRICS))
+    for label, values in rows.items():
+        print(f"{label:<22}" + "".join(f"{value:>9.3f}" for value in values))
     print(f"Time: {(time.time() - start) / 60:.1f} min.")
     print(f"Predictions: {work_dir}/*/pictures  Curves: {work_dir}/*/curves.png")
 

@@ -60,6 +60,6 @@ val_dataloader = dict(dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 del dataset
 
-train_cfg = dict(val_interval=200)
-default_hooks = dict(checkpoint=dict(interval=200))
+train_cfg = dict(val_interval=300)
+default_hooks = dict(checkpoint=dict(interval=300))
 auto_scale_lr = dict(base_batch_size=8)

@@ -36,7 +36,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     dataset=dict(
         data_root=data_root,
         ann_file="annotations/instances_train.json",
@@ -59,6 +59,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "/annotations/instances_val.json")
 test_evaluator = val_evaluator
 
-train_cfg = dict(val_interval=200)
-default_hooks = dict(checkpoint=dict(interval=200))
-auto_scale_lr = dict(base_batch_size=4)
+train_cfg = dict(val_interval=300)
+default_hooks = dict(checkpoint=dict(interval=300))
+auto_scale_lr = dict(base_batch_size=2)

@@ -29,7 +29,7 @@ PALETTE = (
 
 _MANIFEST = "shapes.json"
 # Raise it with any change to the pictures, or old copies pass for new ones.
-_VERSION = 1
+_VERSION = 2
 _MIN_SIDE = 64
 _JPEG_QUALITY = 92
 
@@ -43,7 +43,7 @@ def write_shapes(
 ) -> Path:
     """Writes the shapes data set, unless the folder already holds the same one.
 
-    An image shows two to seven objects of random class, size, pose, colour and
+    An image shows four to nine objects of random class, size, pose, colour and
     texture that partly hide each other; about one image in twelve also has a crowd.
     Image i of a split depends on the seed, the size and i, not on the counts. The
     folder appears only when it is complete::

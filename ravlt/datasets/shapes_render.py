@@ -15,12 +15,13 @@ Size = tuple[int, int]
 # Objects with less than this in view are not placed: nobody could name them. A crowd
 # needs more, to be seen to be one.
 _MIN_VISIBLE_PIXELS = 30
-_MIN_VISIBLE_SHARE = 0.25
+_MIN_VISIBLE_SHARE = 0.4
 _MIN_CROWD_SHARE = 0.6
 
 # Lengths are in pixels of an image whose shorter side is this; others scale.
 _REFERENCE_SIDE = 128
-_OBJECT_DIAMETER = (14, 62)
+_OBJECT_DIAMETER = (20, 48)
+_NUM_OBJECTS = (4, 9)
 _MEMBER_DIAMETER = (8, 10.5)
 _CROWD_CHANCE = 0.08
 _PLACING_ATTEMPTS = 50
@@ -101,7 +102,7 @@ def draw_scene(
 
 def _place(rng: np.random.Generator, size: Size) -> tuple[list[_Thing], list[Instance]]:
     """Poses the objects, back to front, so that enough of each stays in view."""
-    crowds = [False] * int(rng.integers(2, 8))
+    crowds = [False] * int(rng.integers(*_NUM_OBJECTS, endpoint=True))
     if rng.random() < _CROWD_CHANCE:
         crowds.insert(int(rng.integers(len(crowds) + 1)), True)
     covered = np.zeros(size, bool)
@@ -217,7 +218,7 @@ def _contrasting(
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     base = rng.uniform(20, 235, 3)
-    return base, np.clip(base + rng.normal(0, 32, 3), 10, 245)
+    return base, np.clip(base + rng.normal(0, 24, 3), 10, 245)
 
 
 def _mix(pattern: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -1,30 +1,23 @@
+"""The shapes data set on disk: its files, its annotations, its errors."""
+
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
+from pycocotools import mask as coco_mask
+from shapes_set import SEED, SIZE, TRAIN, VAL, annotations, labels
 
-from ravlt.datasets.shapes import CLASSES, PALETTE, SEG_CLASSES, write_shapes
-from ravlt.datasets.shapes_render import draw_scene
+from ravlt.datasets.shapes import (
+    CLASSES,
+    PALETTE,
+    SEG_CLASSES,
+    _segmentation,
+    write_shapes,
+)
+from ravlt.datasets.shapes_render import Instance
 from ravlt.errors import RAVLTError
-
-TRAIN, VAL, SIZE = 24, 6, (128, 160)
-# Three of the training images have a crowd.
-SEED = 2
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_shapes(
-        tmp_path_factory.mktemp("data") / "shapes", TRAIN, VAL, SIZE, SEED
-    )
-
-
-@pytest.fixture(scope="module")
-def scenes() -> list:
-    return [draw_scene(np.random.default_rng([9, i]), SIZE) for i in range(200)]
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -33,15 +26,6 @@ def contents(root: Path) -> dict[str, bytes]:
         for path in root.rglob("*")
         if path.is_file()
     }
-
-
-def annotations(root: Path, split: str) -> COCO:
-    return COCO(root / "annotations" / f"instances_{split}.json")
-
-
-def labels(root: Path, split: str, name: str) -> np.ndarray:
-    path = root / "annotations" / split / name.replace(".jpg", ".png")
-    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
 def test_names_and_colours_agree():
@@ -197,11 +181,6 @@ def test_both_kinds_of_mask_occur_and_only_rle_for_crowds(root):
 
 
 def test_a_ring_and_a_split_mask_survive():
-    from pycocotools import mask as coco_mask
-
-    from ravlt.datasets.shapes import _segmentation
-    from ravlt.datasets.shapes_render import Instance
-
     split = np.zeros((20, 30), bool)
     split[2:8, 0:5] = split[8:12, 5:9] = split[15:20, 20:30] = True
     polygons = _segmentation(Instance(0, split, False))
@@ -215,152 +194,3 @@ def test_a_ring_and_a_split_mask_survive():
     rle = _segmentation(Instance(0, ring, False))
     assert isinstance(rle["counts"], str)
     np.testing.assert_array_equal(coco_mask.decode(rle), ring)
-
-
-def test_what_a_scene_holds(scenes):
-    counts = [sum(not one.crowd for one in instances) for _, instances in scenes]
-    crowds = [sum(one.crowd for one in instances) for _, instances in scenes]
-    assert set(counts) == {2, 3, 4, 5, 6, 7}
-    assert set(crowds) == {0, 1}
-    assert 0.03 < np.mean(crowds) < 0.14
-    found = np.bincount([one.label for _, found in scenes for one in found])
-    assert found.min() > 0.15 * found.sum()
-
-
-def test_objects_scale_with_the_image():
-    def mean_area(size):
-        scenes = [draw_scene(np.random.default_rng([4, i]), size) for i in range(15)]
-        return np.mean([one.mask.mean() for _, found in scenes for one in found])
-
-    assert mean_area((256, 320)) == pytest.approx(mean_area((128, 160)), rel=0.3)
-
-
-def test_objects_stand_out(scenes):
-    faint = 0
-    total = 0
-    for image, instances in scenes[:60]:
-        smooth = cv2.GaussianBlur(image, (0, 0), 1).astype(float)
-        for one in instances:
-            mask = one.mask.astype(np.uint8)
-            rim = cv2.dilate(mask, np.ones((7, 7), np.uint8)) > mask
-            inner = mask > cv2.dilate(1 - mask, np.ones((3, 3), np.uint8))
-            inner = inner if inner.any() else one.mask
-            # The median, because what touches an object may have its own colour.
-            gap = smooth[rim] - np.median(smooth[inner], 0)
-            faint += np.median(np.linalg.norm(gap, axis=-1)) < 25
-            total += 1
-    assert faint < 0.02 * total
-
-
-def test_colour_and_texture_do_not_tell_the_class(scenes):
-    features, classes = [], []
-    for image, instances in scenes:
-        for one in instances:
-            inner = cv2.erode(one.mask.astype(np.uint8), np.ones((3, 3))) > 0
-            if not one.crowd and inner.sum() > 20:
-                pixels = image[inner] / 255
-                features.append(np.concatenate((pixels.mean(0), pixels.std(0))))
-                classes.append(one.label)
-    features, classes = np.array(features), np.array(classes)
-    features = (features - features.mean(0)) / features.std(0)
-    features = np.hstack((features, features**2, np.ones((len(features), 1))))
-    half = len(classes) // 2
-    weights, *_ = np.linalg.lstsq(features[:half], np.eye(5)[classes[:half]])
-    accuracy = np.mean((features[half:] @ weights).argmax(1) == classes[half:])
-    # Five classes: chance is 0.2, and four standard errors of 380 guesses are 0.08.
-    assert half > 350
-    assert accuracy < 0.28
-
-
-def coco_dataset(root: Path, split: str):
-    from mmdet.datasets import CocoDataset
-    from mmdet.utils import register_all_modules
-
-    register_all_modules()
-    return CocoDataset(
-        data_root=str(root),
-        ann_file=f"annotations/instances_{split}.json",
-        data_prefix={"img": f"images/{split}/"},
-        metainfo={"classes": CLASSES, "palette": PALETTE[1:]},
-        pipeline=[],
-    )
-
-
-def test_mmdet_reads_it(root):
-    from mmdet.datasets.transforms import LoadAnnotations
-
-    dataset = coco_dataset(root, "training")
-    coco = annotations(root, "training")
-    assert len(dataset) == TRAIN
-    load = LoadAnnotations(with_bbox=True, with_mask=True)
-    for index in range(TRAIN):
-        info = dataset.get_data_info(index)
-        assert Path(info["img_path"]).is_file()
-        notes = coco.loadAnns(coco.getAnnIds(imgIds=info["img_id"]))
-        info["img_shape"] = info["ori_shape"] = SIZE
-        loaded = load(info)
-        assert loaded["gt_ignore_flags"].tolist() == [n["iscrowd"] == 1 for n in notes]
-        assert loaded["gt_bboxes_labels"].tolist() == [
-            n["category_id"] - 1 for n in notes
-        ]
-        masks = np.stack([coco.annToMask(note) for note in notes])
-        np.testing.assert_array_equal(loaded["gt_masks"].to_ndarray(), masks)
-
-
-def test_the_truth_scores_full_marks_in_mmdet(root):
-    import torch
-    from mmdet.evaluation import CocoMetric
-
-    dataset = coco_dataset(root, "training")
-    coco = annotations(root, "training")
-    path = root / "annotations" / "instances_training.json"
-    metric = CocoMetric(ann_file=str(path), metric=["bbox", "segm"])
-    metric.dataset_meta = dataset.metainfo
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        found = [one for one in info["instances"] if not one["ignore_flag"]]
-        ids = coco.getAnnIds(imgIds=info["img_id"], iscrowd=False)
-        masks = [coco.annToMask(note) for note in coco.loadAnns(ids)]
-        prediction = {
-            "bboxes": torch.tensor([one["bbox"] for one in found]),
-            "labels": torch.tensor([one["bbox_label"] for one in found]),
-            "scores": torch.ones(len(found)),
-            "masks": torch.from_numpy(np.stack(masks)).bool(),
-        }
-        sample = {
-            "img_id": info["img_id"],
-            "ori_shape": SIZE,
-            "pred_instances": prediction,
-        }
-        metric.process({}, [sample])
-    scores = metric.evaluate(size=len(dataset))
-    assert scores["coco/bbox_mAP"] >= 0.99
-    assert scores["coco/segm_mAP"] >= 0.99
-
-
-def test_mmseg_reads_it(root):
-    from mmseg.datasets import BaseSegDataset
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    dataset = BaseSegDataset(
-        data_root=str(root),
-        data_prefix={
-            "img_path": "images/training",
-            "seg_map_path": "annotations/training",
-        },
-        img_suffix=".jpg",
-        seg_map_suffix=".png",
-        reduce_zero_label=True,
-        metainfo={"classes": SEG_CLASSES, "palette": PALETTE},
-        pipeline=[],
-    )
-    assert len(dataset) == TRAIN
-    load = LoadAnnotations()
-    seen = set()
-    for index in range(TRAIN):
-        info = dataset.get_data_info(index)
-        loaded = load(info)["gt_seg_map"]
-        expected = labels(root, "training", Path(info["img_path"]).name)
-        np.testing.assert_array_equal(loaded, expected - 1)
-        seen |= set(np.unique(loaded).tolist())
-    assert seen == set(range(len(SEG_CLASSES)))

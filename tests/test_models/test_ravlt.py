@@ -1,4 +1,4 @@
-"""The backbone: sizes, names, freezing, recomputation, precision, errors."""
+"""The backbone as it is built: sizes, names, initial values, copies, errors."""
 
 import copy
 import io
@@ -6,10 +6,8 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
-from mmengine.registry import MODELS
+from backbones import build, images
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import ravlt
 from ravlt.errors import RAVLTError
@@ -20,15 +18,6 @@ PARAMS = {"t": 13_345_408, "s": 24_038_848, "b": 46_688_928, "l": 93_559_008}
 CLS_PARAMS = {"t": 14_897_768, "s": 25_591_208, "b": 48_241_288, "l": 95_242_440}
 CLS_TENSORS = {"t": 302, "s": 462, "b": 622, "l": 822}
 TAIL_TENSORS, NORM_TENSORS = 9, 8
-
-
-def build(arch="test", seed: int = 0, **kwargs) -> ravlt.RAVLT:
-    torch.manual_seed(seed)
-    return MODELS.build(dict(type="RAVLT", arch=arch, **kwargs))
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("arch", PARAMS)
@@ -94,199 +83,6 @@ def test_keys_and_shapes_whatever_the_attention(arch, attn_types):
     assert found == expected_keys(arch)
 
 
-def twin_forward(model: ravlt.RAVLT, x: torch.Tensor) -> list[torch.Tensor]:
-    """The network in channels-first layout with plain convolutions, from the text."""
-    f = nn.functional
-
-    def norm(layer, x):
-        mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
-        w, b = layer.norm.weight[:, None, None], layer.norm.bias[:, None, None]
-        return (x - mean) / (var + 1e-6).sqrt() * w + b
-
-    def conv(layer, x, **kwargs):
-        return f.conv2d(x, layer.weight, layer.bias, **kwargs)
-
-    def attention(layer, x):
-        b, c, h, w = x.shape
-        q, k, v, o = conv(layer.qkvo, x).chunk(4, 1)
-        lepe = conv(layer.lepe, v, padding=2, groups=c)
-        heads = [t.reshape(b, layer.num_heads, -1, h * w).mT for t in (q, k, v)]
-        y = layer.core.dense(*heads, (h, w)) @ heads[2]
-        return conv(layer.proj, (y.mT.reshape(b, c, h, w) + lepe) * o)
-
-    def ffn(layer, x):
-        x = f.gelu(conv(layer.fc1, x))
-        x = x + conv(layer.dwconv, x, padding=1, groups=x.shape[1])
-        return conv(layer.fc2, x)
-
-    x = model.patch_embed.proj(x)
-    outs = []
-    for i, stage in enumerate(model.layers):
-        for block in stage.blocks:
-            x = x + conv(block.pos, x, padding=1, groups=x.shape[1])
-            x = x + block.gamma_1 * attention(block.attn, norm(block.norm1, x))
-            x = x + block.gamma_2 * ffn(block.ffn, norm(block.norm2, x))
-        if i in model.out_indices:
-            outs.append(norm(model.extra_norms[str(i)], x))
-        if stage.downsample is not None:
-            x = conv(stage.downsample.reduction, x, stride=2, padding=1)
-            x = stage.downsample.norm(x)
-    return outs
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Gives every parameter and statistic a value that would show a mistake."""
-    generator = torch.Generator().manual_seed(3)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not name.endswith("angle"):
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            positive = name.endswith("running_var")
-            value.copy_(noise.abs() + 0.5 if positive else noise * 0.3)
-    return model
-
-
-@pytest.mark.parametrize("attn_types", ["rala", "linear", "softmax", None])
-@pytest.mark.parametrize("size", [(64, 96), (37, 45)], ids=str)
-def test_the_network_equals_its_channels_first_twin(attn_types, size):
-    kwargs = {} if attn_types is None else {"attn_types": attn_types}
-    model = randomize(build(**kwargs).double()).eval()
-    x = images(2, 3, *size).double()
-    for got, expected in zip(model(x), twin_forward(model, x), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 70), (33, 2), (31, 65)], ids=str)
-def test_any_size(size):
-    model = build().eval()
-    outs = model(images(1, 3, *size))
-    for i, (out, dim) in enumerate(zip(outs, model.embed_dims, strict=True)):
-        stride = 4 * 2**i
-        assert out.shape == (1, dim, -(-size[0] // stride), -(-size[1] // stride))
-        mean = out.mean(1)  # the output norm at its initial values
-        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
-
-
-def test_outputs_are_contiguous_down_to_roi_align():
-    """mmcv's RoIAlign would read channels-last memory as if it were contiguous."""
-    ops = pytest.importorskip("mmcv.ops")
-    features = build().eval()(images(2, 3, 64, 96))
-    assert all(out.is_contiguous() for out in features)
-    lateral = nn.Conv2d(features[0].shape[1], 8, 1)
-    pyramid = lateral(features[0])
-    rois = torch.tensor([[0, 4.0, 4.0, 30.0, 40.0], [1, 10.0, 5.0, 60.0, 50.0]])
-    align = ops.RoIAlign(7, 0.25, 0)
-    expected = align(pyramid.clone(memory_format=torch.contiguous_format), rois)
-    torch.testing.assert_close(align(pyramid, rois), expected)
-
-
-def test_a_sample_does_not_see_its_batch():
-    model = build().eval()
-    x = images(3, 3, 40, 56)
-    for together, alone in zip(model(x), model(x[1:2]), strict=True):
-        torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 2, 3), (0, 2), (1,)])
-def test_outputs_and_gradients_of_out_indices(out_indices):
-    full = build().eval()
-    model = build(out_indices=out_indices).eval()
-    model.load_state_dict(full.state_dict(), strict=False)
-    x = images(2, 3, 64, 64)
-    outs, all_outs = model(x), full(x)
-    for i, out in zip(out_indices, outs, strict=True):
-        torch.testing.assert_close(out, all_outs[i], rtol=0, atol=0)
-    sum(out.square().sum() for out in outs).backward()
-    unused = [name for name, p in model.named_parameters() if p.grad is None]
-    assert unused == []
-
-
-def test_with_cp_gives_identical_gradients():
-    plain, saving = build(drop_path_rate=0.3), build(drop_path_rate=0.3, with_cp=True)
-    grads = []
-    for model in (plain, saving):
-        torch.manual_seed(5)  # drop path draws, also in the recomputation
-        outs = model(images(4, 3, 64, 64))
-        sum((out * out.cos()).sum() for out in outs).backward()
-        grads.append({name: p.grad for name, p in model.named_parameters()})
-    assert grads[0].keys() == grads[1].keys()
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, rtol=0, atol=0, msg=name)
-    for name, value in plain.state_dict().items():
-        assert torch.equal(saving.state_dict()[name], value), name
-
-
-def test_with_cp_recomputes_in_training_only(monkeypatch):
-    calls = []
-    original = torch.utils.checkpoint.checkpoint
-
-    def spy(function, *args, use_reentrant):
-        calls.append(use_reentrant)
-        return original(function, *args, use_reentrant=use_reentrant)
-
-    monkeypatch.setattr("ravlt.models.blocks.cp.checkpoint", spy)
-    model = build(with_cp=True)
-    model.train()(images(2, 3, 32, 32))
-    assert calls == [False] * sum(ARCHS["test"]["depths"])
-    model.eval()(images(2, 3, 32, 32))
-    with torch.no_grad():
-        model.train()(images(2, 3, 32, 32))
-    assert len(calls) == sum(ARCHS["test"]["depths"])
-
-
-@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-@pytest.mark.parametrize("frozen_stages", range(-1, 5))
-def test_frozen_stages_really_freeze(frozen_stages, norm):
-    model = build(frozen_stages=frozen_stages, norm_cfg=dict(type=norm))
-    assert model.train() is model
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad]
-        or [nn.Parameter(torch.ones(1))],
-        lr=0.1,
-    )
-    outs = model(images(4, 3, 64, 64))
-    if frozen_stages < 4:
-        sum((out * out.cos()).sum() for out in outs).backward()
-        optimizer.step()
-    else:
-        assert not any(out.requires_grad for out in outs)
-    frozen = [f"layers.{i}." for i in range(frozen_stages)]
-    frozen += [f"extra_norms.{i}." for i in range(frozen_stages)]
-    frozen += ["patch_embed."] if frozen_stages >= 0 else []
-    for name, value in model.state_dict().items():
-        if name.startswith(tuple(frozen)) or name.endswith("angle"):
-            assert torch.equal(value, before[name]), name
-        elif value.is_floating_point():
-            assert not torch.equal(value, before[name]), name
-    for name, module in model.named_modules():
-        if f"{name}.".startswith(tuple(frozen)):
-            assert not module.training, name
-
-
-@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
-def test_norm_eval_keeps_statistics_and_trains_the_rest(norm):
-    model = build(norm_eval=True, norm_cfg=dict(type=norm)).train()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    assert len(norms) == 4 + 3
-    assert not any(m.training for m in norms)
-    before = [m.running_mean.clone() for m in norms]
-    outs = model(images(4, 3, 64, 64))
-    sum((out * out.cos()).sum() for out in outs).backward()
-    for module, mean in zip(norms, before, strict=True):
-        assert torch.equal(module.running_mean, mean)
-        assert module.weight.grad.abs().sum() > 0
-    assert model.layers[0].training
-
-
-def test_sync_bn_without_a_process_group_is_batch_norm():
-    assert not dist.is_initialized()
-    plain, synced = build().train(), build(norm_cfg=dict(type="SyncBN")).train()
-    assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.modules())
-    x = images(2, 3, 64, 64)
-    for a, b in zip(plain(x), synced(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
 def test_norm_cfg_takes_the_hosts_keys():
     model = build(norm_cfg=dict(type="BN", requires_grad=False, eps=1e-3))
     norm = model.patch_embed.proj[1]
@@ -317,36 +113,6 @@ def test_initial_weights():
             assert p.std().item() == pytest.approx(0.02, rel=spread), name
         elif name.endswith(".bias"):
             assert not p.any(), name
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_stays_finite_at_the_size_of_detection(dtype):
-    """800 x 1344: 67,200 tokens in stage 1, where naive sums leave half precision."""
-    arch = dict(
-        embed_dims=(16, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
-    )
-    model = build(arch, attn_types="rala").eval()
-    for stage in model.layers:  # strong attention, far from initialisation
-        stage.blocks[0].attn.qkvo.weight.data.mul_(20)
-    x = images(1, 3, 800, 1344)
-    with torch.no_grad():
-        exact = model(x)
-        with torch.autocast("cpu", dtype=dtype):
-            outs = model(x)
-    for out, reference in zip(outs, exact, strict=True):
-        assert torch.isfinite(out).all()
-        error = (out.float() - reference).norm() / reference.norm()
-        assert error < 16 * torch.finfo(dtype).eps
-
-
-def test_half_module_equals_float_within_rounding():
-    model = build().eval()
-    x = images(1, 3, 64, 96)
-    exact = model(x)
-    half = copy.deepcopy(model).bfloat16()
-    for out, reference in zip(half(x.bfloat16()), exact, strict=True):
-        assert out.dtype == torch.bfloat16
-        assert (out.float() - reference).norm() / reference.norm() < 0.05
 
 
 def test_repr_names_the_attention_of_each_stage():

@@ -1,5 +1,5 @@
 # From scratch in minutes: a high learning rate, and cosine decay to nothing.
-max_iters = 1000
+max_iters = 1500
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05),

@@ -1,0 +1,16 @@
+"""What the tests of the configs share: each config in turn, in its host's scope."""
+
+from collections.abc import Iterator
+
+import pytest
+from config_cases import NAME, PATHS, Case, load, name_of
+from mmengine.registry import DefaultScope
+
+
+@pytest.fixture(scope="module", params=PATHS, ids=name_of)
+def case(request) -> Iterator[Case]:
+    cfg = load(request.param)
+    match = NAME.fullmatch(request.param.stem)
+    assert match, f"{request.param.name} does not follow the grammar"
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        yield Case(request.param, cfg, match.groupdict())

@@ -1,0 +1,222 @@
+"""Every config: its name is true, and its recipe is the paper's."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+from config_cases import PATHS, name_of, paths_of
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from running import ROOT
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ravlt.models.archs import ARCHS
+
+TYPES = {
+    "retinanet": ("RetinaNet", "RetinaHead"),
+    "mask-rcnn": ("MaskRCNN", "StandardRoIHead"),
+    "cascade-mask-rcnn": ("CascadeRCNN", "CascadeRoIHead"),
+    "fpn": ("EncoderDecoder", "FPNHead"),
+    "upernet": ("EncoderDecoder", "UPerHead"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(case) -> nn.Module:
+    """The model at its real size, uninitialised: only names and shapes are read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
+            patch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        return MODELS.build(copy.deepcopy(case.cfg.model))
+
+
+def test_configs_are_found():
+    assert {path.parent.name for path in PATHS} == {
+        "retinanet",
+        "mask_rcnn",
+        "cascade_mask_rcnn",
+        "sem_fpn",
+        "upernet",
+    }
+
+
+def test_model_has_what_the_name_says(case, model):
+    name, cfg = case.name, case.cfg.model
+    detector, head = TYPES[name["method"]]
+    heads = [cfg.get(key, {}) for key in ("bbox_head", "roi_head", "decode_head")]
+    assert cfg.type == detector
+    assert head in [h.get("type") for h in heads]
+    assert ("neck" in cfg) == (name["neck"] == "fpn" or name["method"] == "fpn")
+    assert "neck" not in cfg or cfg.neck.type == "FPN"
+
+    backbone = model.backbone
+    assert type(backbone).__name__ == "RAVLT"
+    assert backbone.arch == name["size"]
+    late = "rala" if name["linear"] else "softmax"
+    assert backbone.attn_types == ("rala", "rala", late, late)
+    rates = [block.drop_path.drop_prob for s in backbone.layers for block in s.blocks]
+    drop_path_rate = dict(t=0.1, s=0.15, b=0.4, l=0.55)[name["size"]]
+    assert max(rates) == pytest.approx(drop_path_rate)
+    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
+    assert {type(m) for m in norms} == {nn.SyncBatchNorm}
+    model.train()
+    assert all(m.training for m in norms)
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert cfg.backbone.init_cfg.type == "Pretrained"
+    assert cfg.backbone.init_cfg.checkpoint == (
+        "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/"
+        f"RAVLT_{name['size'].upper()}.pth"
+    )
+    assert cfg.get("pretrained") is None
+
+
+def test_in_channels_are_the_backbones(case, model):
+    cfg = case.cfg.model
+    dims = ARCHS[case.name["size"]]["embed_dims"]
+    outputs = [dims[i] for i in model.backbone.out_indices]
+    taken = cfg.neck if "neck" in cfg else cfg.decode_head
+    assert taken.in_channels == outputs
+    if "auxiliary_head" in cfg:
+        assert cfg.auxiliary_head.in_channels == dims[cfg.auxiliary_head.in_index]
+        assert cfg.auxiliary_head.in_index == 2
+
+
+@pytest.mark.parametrize("case", paths_of("4conv1fc-giou"), indirect=True, ids=name_of)
+def test_cascade_head(case):
+    heads = case.cfg.model.roi_head.bbox_head
+    assert len(heads) == 3
+    for head in heads:
+        assert (head.num_shared_convs, head.num_shared_fcs) == (4, 1)
+        assert head.norm_cfg.type == "SyncBN"
+        assert head.reg_decoded_bbox
+        assert head.loss_bbox.type == "GIoULoss"
+        assert head.loss_bbox.loss_weight == 10
+    rpn_loss = case.cfg.model.rpn_head.loss_bbox
+    assert rpn_loss.type == "SmoothL1Loss"
+    assert rpn_loss.beta == pytest.approx(1 / 9)
+
+
+def test_data_are_what_the_name_says(case):
+    name, cfg = case.name, case.cfg
+    loader = cfg.train_dataloader
+    assert loader.batch_size == int(name["batch"] or 2)
+    total = int(name["gpus"] or 8) * loader.batch_size
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=total)
+    dataset = dict(coco="CocoDataset", ade20k="ADE20KDataset")[name["dataset"]]
+    assert loader.dataset.type == cfg.val_dataloader.dataset.type == dataset
+
+    pipeline = {step.type: step for step in loader.dataset.pipeline}
+    assert pipeline["RandomFlip"].prob == 0.5
+    assert cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert cfg.model.data_preprocessor.std == [58.395, 57.12, 57.375]
+    assert cfg.model.data_preprocessor.bgr_to_rgb
+    if name["dataset"] == "coco":
+        assert cfg.model.data_preprocessor.pad_size_divisor == 32
+        assert ("RandomChoice" in pipeline) == bool(name["ms_crop"])
+        if name["ms_crop"]:
+            resize, crop = pipeline["RandomChoice"].transforms
+            assert [s[0] for s in resize[0].scales] == list(range(480, 801, 32))
+            assert [s[0] for s in crop[0].scales] == [400, 500, 600]
+            assert (crop[1].type, crop[1].crop_size) == ("RandomCrop", (384, 600))
+            assert (crop[1].crop_type, crop[1].allow_negative_crop) == (
+                "absolute_range",
+                True,
+            )
+            assert crop[2] == resize[0]
+        else:
+            assert pipeline["Resize"].scale == (1333, 800)
+    else:
+        crop = tuple(int(n) for n in name["crop"].split("x"))
+        assert pipeline["RandomCrop"].crop_size == crop
+        assert pipeline["RandomCrop"].cat_max_ratio == 0.75
+        assert pipeline["RandomResize"].scale == (2048, 512)
+        assert "PhotoMetricDistortion" in pipeline
+        assert cfg.model.data_preprocessor.size == crop
+        assert cfg.model.test_cfg.mode == "whole"
+        assert cfg.model.decode_head.num_classes == 150
+
+
+def test_schedule_is_what_the_name_says(case):
+    name, cfg = case.name, case.cfg
+    *warmup, decay = cfg.param_scheduler
+    if name["epochs"]:
+        epochs, milestones = {"1": (12, [8, 11]), "3": (36, [27, 33])}[name["epochs"]]
+        assert cfg.train_cfg.max_epochs == decay.end == epochs
+        assert (decay.type, decay.milestones) == ("MultiStepLR", milestones)
+        assert decay.gamma == 0.1
+        assert decay.get("by_epoch", True)
+        assert [(w.start_factor, w.end) for w in warmup] == [(0.001, 500)]
+        assert cfg.train_cfg.val_interval == 1
+    else:
+        iters = 1000 * int(name["iters"])
+        assert cfg.train_cfg.max_iters == decay.end == iters
+        power, eta_min, expected_warmup = {
+            "fpn": (0.9, 1e-6, []),
+            "upernet": (1.0, 0.0, [(1e-6, 1500)]),
+        }[name["method"]]
+        assert (decay.type, decay.power, decay.eta_min) == ("PolyLR", power, eta_min)
+        assert not decay.by_epoch
+        assert decay.begin == (1500 if warmup else 0)
+        assert [(w.start_factor, w.end) for w in warmup] == expected_warmup
+        assert cfg.train_cfg.val_interval == iters // 10
+    assert all((w.type, w.by_epoch) == ("LinearLR", False) for w in warmup)
+    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
+
+
+def test_parameter_groups(case, model, monkeypatch):
+    recipe, cfg = case.recipe, case.cfg.optim_wrapper
+    if recipe.loss_scale is None:
+        assert cfg.type == "OptimWrapper"
+    else:
+        assert (cfg.type, cfg.dtype) == ("AmpOptimWrapper", "float16")
+        assert cfg.loss_scale == recipe.loss_scale
+    # Without a GPU the wrapper refuses to exist; it is not used here, only read.
+    monkeypatch.setattr(
+        "mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available",
+        lambda: True,
+    )
+    optimizer = build_optim_wrapper(model, copy.deepcopy(cfg)).optimizer
+
+    assert type(optimizer) is torch.optim.AdamW
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    in_norm_layer = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm))
+        for parameter in module.parameters()
+    }
+    exempted = {"gamma_1": 0, "gamma_2": 0, "norm": 0}
+    for name, parameter in model.named_parameters():
+        leaf = name.rpartition(".")[2]
+        is_norm = {
+            None: False,
+            "name": "norm" in name,
+            "layer": parameter in in_norm_layer,
+        }[recipe.exempt]
+        if leaf in exempted or is_norm:
+            exempted[leaf if leaf in exempted else "norm"] += 1
+            assert groups[parameter]["weight_decay"] == 0, name
+        else:
+            assert groups[parameter]["weight_decay"] == recipe.weight_decay, name
+        assert groups[parameter]["lr"] == recipe.lr, name
+        assert groups[parameter]["betas"] == (0.9, 0.999), name
+    blocks = sum(ARCHS[case.name["size"]]["depths"])
+    assert exempted["gamma_1"] == exempted["gamma_2"] == blocks
+    assert bool(exempted["norm"]) == (recipe.exempt is not None)
+
+
+def test_number_of_parameters_is_the_papers(case, model):
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    # The paper gives whole millions.
+    assert millions == pytest.approx(case.recipe.params[case.name["size"]], abs=0.55)
+
+
+def test_metafile_lists_the_config(case):
+    metafile = yaml.safe_load((case.path.parent / "metafile.yml").read_text())
+    entries = {entry["Name"]: entry for entry in metafile["Models"]}
+    entry = entries[case.path.stem]
+    assert entry["Config"] == str(case.path.relative_to(ROOT))
+    assert entry["In Collection"] in [c["Name"] for c in metafile["Collections"]]
+    assert case.path.name in (case.path.parent / "README.md").read_text()

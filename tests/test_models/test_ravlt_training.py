@@ -1,0 +1,99 @@
+"""The backbone in training: recomputation, freezing, batch norm's statistics."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from backbones import build, images
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ravlt.models.archs import ARCHS
+
+
+def test_with_cp_gives_identical_gradients():
+    plain, saving = build(drop_path_rate=0.3), build(drop_path_rate=0.3, with_cp=True)
+    grads = []
+    for model in (plain, saving):
+        torch.manual_seed(5)  # drop path draws, also in the recomputation
+        outs = model(images(4, 3, 64, 64))
+        sum((out * out.cos()).sum() for out in outs).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=0, atol=0, msg=name)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(saving.state_dict()[name], value), name
+
+
+def test_with_cp_recomputes_in_training_only(monkeypatch):
+    calls = []
+    original = torch.utils.checkpoint.checkpoint
+
+    def spy(function, *args, use_reentrant):
+        calls.append(use_reentrant)
+        return original(function, *args, use_reentrant=use_reentrant)
+
+    monkeypatch.setattr("ravlt.models.blocks.cp.checkpoint", spy)
+    model = build(with_cp=True)
+    model.train()(images(2, 3, 32, 32))
+    assert calls == [False] * sum(ARCHS["test"]["depths"])
+    model.eval()(images(2, 3, 32, 32))
+    with torch.no_grad():
+        model.train()(images(2, 3, 32, 32))
+    assert len(calls) == sum(ARCHS["test"]["depths"])
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+@pytest.mark.parametrize("frozen_stages", range(-1, 5))
+def test_frozen_stages_really_freeze(frozen_stages, norm):
+    model = build(frozen_stages=frozen_stages, norm_cfg=dict(type=norm))
+    assert model.train() is model
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad]
+        or [nn.Parameter(torch.ones(1))],
+        lr=0.1,
+    )
+    outs = model(images(4, 3, 64, 64))
+    if frozen_stages < 4:
+        sum((out * out.cos()).sum() for out in outs).backward()
+        optimizer.step()
+    else:
+        assert not any(out.requires_grad for out in outs)
+    frozen = [f"layers.{i}." for i in range(frozen_stages)]
+    frozen += [f"extra_norms.{i}." for i in range(frozen_stages)]
+    frozen += ["patch_embed."] if frozen_stages >= 0 else []
+    for name, value in model.state_dict().items():
+        if name.startswith(tuple(frozen)) or name.endswith("angle"):
+            assert torch.equal(value, before[name]), name
+        elif value.is_floating_point():
+            assert not torch.equal(value, before[name]), name
+    for name, module in model.named_modules():
+        if f"{name}.".startswith(tuple(frozen)):
+            assert not module.training, name
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_norm_eval_keeps_statistics_and_trains_the_rest(norm):
+    model = build(norm_eval=True, norm_cfg=dict(type=norm)).train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) == 4 + 3
+    assert not any(m.training for m in norms)
+    before = [m.running_mean.clone() for m in norms]
+    outs = model(images(4, 3, 64, 64))
+    sum((out * out.cos()).sum() for out in outs).backward()
+    for module, mean in zip(norms, before, strict=True):
+        assert torch.equal(module.running_mean, mean)
+        assert module.weight.grad.abs().sum() > 0
+    assert model.layers[0].training
+
+
+def test_sync_bn_without_a_process_group_is_batch_norm():
+    assert not dist.is_initialized()
+    plain, synced = build().train(), build(norm_cfg=dict(type="SyncBN")).train()
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.modules())
+    x = images(2, 3, 64, 64)
+    for a, b in zip(plain(x), synced(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
