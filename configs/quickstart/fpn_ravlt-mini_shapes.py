@@ -33,7 +33,7 @@ model = dict(
         norm_cfg=norm_cfg,
     ),
 )
-# Below 3e-3 it finds the objects and is slow to begin to tell their classes apart.
+# Lower rates find the objects and are slow to begin to tell their classes apart.
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 
 default_hooks = dict(

@@ -29,7 +29,7 @@ model = dict(
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
-        # Objects are 12 to 70 pixels wide.
+        # Objects are 20 to 50 pixels wide.
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
@@ -61,6 +61,9 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=150, max_per_img=100)),
 )
+
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=4)
 
 default_hooks = dict(
     logger=dict(interval=20),

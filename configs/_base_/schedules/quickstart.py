@@ -2,7 +2,7 @@
 max_iters = 1500
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
