@@ -62,3 +62,4 @@ test_evaluator = val_evaluator
 train_cfg = dict(val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
 auto_scale_lr = dict(base_batch_size=2)
+visualizer = dict(line_width=2)

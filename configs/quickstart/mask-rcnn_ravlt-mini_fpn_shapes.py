@@ -68,5 +68,7 @@ auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1),
+    visualization=dict(score_thr=0.5),
 )
+visualizer = dict(line_width=1)
 log_processor = dict(window_size=20, by_epoch=False)

@@ -5,7 +5,9 @@ import os
 
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
+from mmengine.utils import is_installed
 
 from ravlt.errors import RAVLTError
 
@@ -24,6 +26,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         RAVLTError: If there is no such config, or it has no model.
     """
+    _find_bases_of_the_forks()
     try:
         if "::" in path:
             from mmengine.hub import get_config
@@ -45,6 +48,13 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if "model" not in cfg:
         raise RAVLTError(f"Config '{path}' has no model; give the config of a run.")
     return cfg
+
+
+def _find_bases_of_the_forks() -> None:
+    # mmengine asks for the distribution that holds ``mmseg::``, and its fork (0.10.12)
+    # still for the original's. The module has the same name in both.
+    if not is_installed("mmsegmentation") and is_installed("mmseg"):
+        MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
 def add_safety(cfg: Config) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from mmengine.config import Config
 from running import ROOT
 
+from ravlt.engine.config import load_config
+
 PATHS = sorted(
     path
     for path in ROOT.glob("configs/**/*.py")
@@ -71,4 +73,4 @@ class Case:
 @cache
 def load(path: Path) -> Config:
     """Read once for all files of tests, which must not change it."""
-    return Config.fromfile(path)
+    return load_config(str(path))

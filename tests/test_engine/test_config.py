@@ -1,9 +1,11 @@
 import copy
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from running import DET, SEG
 
 from ravlt.engine.config import (
@@ -27,6 +29,18 @@ def test_loads_with_options():
 def test_loads_configs_of_the_hosts():
     cfg = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert cfg.model.type == "RetinaNet"
+
+
+def test_finds_mmseg_of_the_forks(monkeypatch):
+    def is_installed(package: str) -> bool:
+        return package != "mmsegmentation" and find_spec(package) is not None
+
+    monkeypatch.setattr("ravlt.engine.config.is_installed", is_installed)
+    monkeypatch.setattr("mmengine.config.config.is_installed", is_installed)
+    monkeypatch.setitem(MODULE2PACKAGE, "mmseg", "mmsegmentation")
+    cfg = load_config(str(SEG))
+    assert MODULE2PACKAGE["mmseg"] == "mmseg"
+    assert cfg.model.decode_head.type == "FPNHead"
 
 
 @pytest.mark.parametrize("path", ["no/such.py", "mmdet::no/such.py"])
