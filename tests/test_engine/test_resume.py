@@ -10,9 +10,9 @@ from running import DET, read_scalars, train
 
 from ravlt.checkpoint import read_checkpoint
 
-# Six iterations in one go, or three and three. Random flips may differ in a resumed run:
-# the generator's state is not part of a checkpoint, and the forks' mmengine passes over
-# the images that it has had without loading them.
+# Six iterations in one go, or three and three. Without the random flips: the state of
+# the generator is not part of a checkpoint, and the forks' mmengine passes over the
+# images that it has had without loading them.
 SIX = {
     "train_cfg.max_iters": 6,
     "train_cfg.val_interval": 3,
