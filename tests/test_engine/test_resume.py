@@ -74,7 +74,9 @@ def test_history_and_best_score_carry_over(whole, halves):
         assert a["runtime_info"][name] == b["runtime_info"][name]
     for name in ("train/loss", "train/lr", "val/mIoU"):
         values = a["log_scalars"][name].data[0].tolist()
-        assert len(values) == (2 if name == "val/mIoU" else 6)
+        # The checkpoint of an iteration is written before or, in the original mmengine,
+        # after it is evaluated.
+        assert len(values) in ((1, 2) if name == "val/mIoU" else (6,))
         assert values == b["log_scalars"][name].data[0].tolist()
     best = [sorted(p.name for p in cwd.glob("work/best_*")) for cwd in (whole, halves)]
     assert best[0] == best[1] and len(best[0]) == 1
