@@ -1,7 +1,17 @@
-# The same head on a ResNet-18 from scratch, for comparison.
+# The same head and recipe on a ResNet-18 from scratch, for comparison: as many
+# iterations as take the time of the 1500 with RAVLT.
 _base_ = "./fpn_ravlt-mini_shapes.py"
 
 model = dict(
     backbone=dict(_delete_=True, type="ResNet", depth=18, norm_cfg=dict(type="BN")),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
+
+max_iters = 1120
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(
+        type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
+    ),
+]

@@ -1,0 +1,58 @@
+"""The quickstart configs fit together, and what they reached is recorded once."""
+
+import re
+import runpy
+
+import pytest
+import torch
+import yaml
+from config_cases import load, name_of
+from mmengine.registry import MODELS, DefaultScope
+from running import ROOT
+
+FOLDER = ROOT / "configs/quickstart"
+PATHS = sorted(FOLDER.glob("*.py"))
+RECORDED = yaml.safe_load((FOLDER / "metafile.yml").read_text())["Models"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_classes_and_channels_agree(path):
+    cfg = load(path)
+    classes = len(cfg.train_dataloader.dataset.metainfo.classes)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+    if cfg.default_scope == "mmdet":
+        heads = [model.roi_head.bbox_head, model.roi_head.mask_head]
+    else:
+        heads = [model.decode_head]
+    assert [head.num_classes for head in heads] == [classes] * len(heads)
+    with torch.inference_mode():
+        maps = model.extract_feat(torch.zeros(1, 3, 64, 96))
+    sides = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32, 64)]
+    assert [tuple(m.shape[-2:]) for m in maps] == sides[: len(maps)]
+    if cfg.default_scope == "mmdet":
+        strides = model.rpn_head.prior_generator.strides
+        assert strides == [(64 // m.shape[-2],) * 2 for m in maps]
+
+
+def test_metafile_lists_every_config():
+    assert sorted(entry["Config"] for entry in RECORDED) == [
+        str(path.relative_to(ROOT)) for path in PATHS
+    ]
+    assert all(entry["Name"] in entry["Config"] for entry in RECORDED)
+
+
+@pytest.mark.parametrize("entry", RECORDED, ids=lambda entry: entry["Name"])
+def test_readme_says_the_same(entry):
+    rows = (FOLDER / "README.md").read_text().splitlines()
+    (row,) = (r for r in rows if r.startswith(f"| [{entry['Name']}]"))
+    metrics = [v for r in entry["Results"] for v in r["Metrics"].values()]
+    assert re.findall(r"\b0\.\d{3}\b", row) == [f"{v / 100:.3f}" for v in metrics]
+
+
+def test_the_closing_table_reads_the_metafile():
+    tool = runpy.run_path(str(ROOT / "tools/quickstart.py"))
+    for heading, (model, *_) in tool["METRICS"].items():
+        (entry,) = (e for e in RECORDED if e["Name"] == tool["BASELINES"][model])
+        values = {k: v for r in entry["Results"] for k, v in r["Metrics"].items()}
+        assert tool["recorded"](heading) == pytest.approx(values[heading] / 100)
