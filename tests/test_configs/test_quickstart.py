@@ -28,7 +28,7 @@ def test_classes_and_channels_agree(path):
     assert [head.num_classes for head in heads] == [classes] * len(heads)
     with torch.inference_mode():
         maps = model.extract_feat(torch.zeros(1, 3, 64, 96))
-    sides = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32, 64)]
+    sides = [(64 // s, -(-96 // s)) for s in (4, 8, 16, 32, 64)]
     assert [tuple(m.shape[-2:]) for m in maps] == sides[: len(maps)]
     if cfg.default_scope == "mmdet":
         strides = model.rpn_head.prior_generator.strides
