@@ -55,11 +55,10 @@ test_pipeline = [
     dict(type="PackSegInputs"),
 ]
 dataset = dict(data_root=data_root, metainfo=metainfo, reduce_zero_label=False)
-train_dataloader = dict(batch_size=8, dataset=dict(**dataset, pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(**dataset, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 del dataset
 
 train_cfg = dict(val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
-auto_scale_lr = dict(base_batch_size=8)

@@ -9,9 +9,5 @@ model = dict(
 
 max_iters = 1200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, eta_min=1e-5
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].end = max_iters
