@@ -1,6 +1,6 @@
 """The block of RAVLT, its feed-forward network, and a stage of blocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .attention.rope import RoPE
 from .layers import ChannelLayerNorm, DepthwiseConv, Downsample, PointwiseConv
+from .tiling import Region, grid_tiles, split_batch
 
 
 class ConvFFN(nn.Module):
@@ -19,12 +20,28 @@ class ConvFFN(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.fc1 = PointwiseConv(dim, hidden_dim)
-        self.dwconv = DepthwiseConv(hidden_dim, 3)
+        self.dwconv = DepthwiseConv(hidden_dim, 3, residual=True)
         self.fc2 = PointwiseConv(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc1(x))
-        return self.fc2(x + self.dwconv(x))
+        return self.fc2(self.dwconv(F.gelu(self.fc1(x))))
+
+    def tiles(
+        self, x: Tensor, norm: nn.Module, side: int
+    ) -> Iterator[tuple[Region, Tensor]]:
+        """Computes ``self(norm(x))`` for inference, tile by tile.
+
+        Args:
+            x: Tokens of shape (B, H, W, C).
+            norm: The norm before this layer.
+            side: Tokens along a side of a tile.
+
+        Yields:
+            The index of a tile in ``x``, and its part of the result.
+        """
+        for tile, outer, inner in grid_tiles(*x.shape[1:3], side, halo=1):
+            hidden = self.dwconv(F.gelu(self.fc1(norm(x[outer]))))
+            yield tile, self.fc2(hidden[inner])
 
 
 class Block(nn.Module):
@@ -49,7 +66,7 @@ class Block(nn.Module):
         layer_scale_init: float,
     ) -> None:
         super().__init__()
-        self.pos = DepthwiseConv(dim, 3)
+        self.pos = DepthwiseConv(dim, 3, residual=True)
         self.norm1 = ChannelLayerNorm(dim)
         self.attn = Attention(dim, num_heads, attn_type)
         self.norm2 = ChannelLayerNorm(dim)
@@ -61,9 +78,40 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = x + self.pos(x)
-        x = x + self.drop_path(self.gamma_1.flatten() * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.gamma_2.flatten() * self.ffn(self.norm2(x)))
+        x = self.pos(x)
+        x = self._add(x, self.attn(self.norm1(x)), self.gamma_1)
+        return self._add(x, self.ffn(self.norm2(x)), self.gamma_2)
+
+    def infer(self, x: Tensor, side: int) -> Tensor:
+        """Like :meth:`forward` for inference, in tiles.
+
+        Args:
+            x: Tokens of shape (B, H, W, C); unchanged.
+            side: Tokens along a side of a tile.
+        """
+        x = self.pos(x)
+        for tile, branch in self.attn.tiles(x, self.norm1, side):
+            x[tile] = self._add(x[tile], branch, self.gamma_1)
+        out = torch.empty_like(x)
+        for tile, branch in self.ffn.tiles(x, self.norm2, side):
+            out[tile] = self._add(x[tile], branch, self.gamma_2)
+        return out
+
+    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        if gamma is not None:
+            branch = gamma.flatten() * branch
+        return x + self.drop_path(branch)
+
+    def switch_to_deploy(self) -> None:
+        """Folds identities, norms' scales and layer scales into products."""
+        self.pos.fold_residual()
+        self.ffn.dwconv.fold_residual()
+        self.attn.qkvo.fold_norm(self.norm1.norm)
+        self.ffn.fc1.fold_norm(self.norm2.norm)
+        if self.gamma_1 is not None:
+            self.attn.proj.fold_scale(self.gamma_1)
+            self.ffn.fc2.fold_scale(self.gamma_2)
+            self.gamma_1 = self.gamma_2 = None
 
 
 class Stage(nn.Module):
@@ -113,6 +161,25 @@ class Stage(nn.Module):
             else:
                 x = block(x)
         return x
+
+    def infer(self, x: Tensor, side: int) -> Tensor:
+        """Like :meth:`forward` for inference, in tiles.
+
+        Args:
+            x: Tokens of shape (B, H, W, C); unchanged.
+            side: Tokens along a side of a tile.
+        """
+        images = split_batch(x, side)
+        for block in self.blocks:
+            images = [block.infer(image, side) for image in images]
+        return torch.cat(images) if len(images) > 1 else images[0]
+
+    def switch_to_deploy(self) -> None:
+        """Folds what can be folded, in the blocks and the downsampling."""
+        for block in self.blocks:
+            block.switch_to_deploy()
+        if self.downsample is not None:
+            self.downsample.switch_to_deploy()
 
     def extra_repr(self) -> str:
         return f"attention={self.attn_type}"

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
+
+from .tiling import grid_tiles
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 
@@ -39,25 +42,64 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
 
 
 class PointwiseConv(nn.Conv2d):
-    """A 1 x 1 convolution of (B, H, W, C) tokens, as a matrix product."""
+    """A 1 x 1 convolution of (..., C) tokens, as a matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        weight = self.weight.flatten(1)
+        if x.device.type == "cpu":
+            # Given a bias, the CPU's product first copies it to every row, which
+            # takes three times as long as adding it in place.
+            return F.linear(x, weight).add_(self.bias)
+        return F.linear(x, weight, self.bias)
+
+    @torch.no_grad()
+    def fold_norm(self, norm: nn.LayerNorm) -> None:
+        """Takes over the scale and shift of the norm before: W (s x + t) + b."""
+        weight = self.weight.flatten(1)
+        self.bias.add_(weight @ norm.bias)
+        weight.mul_(norm.weight)
+        # At one and zero, not removed: without them the CPU's kernel takes a slower way.
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
+
+    @torch.no_grad()
+    def fold_scale(self, scale: Tensor) -> None:
+        """Takes over a scale of each output channel."""
+        self.weight.mul_(scale.view(-1, 1, 1, 1))
+        self.bias.mul_(scale.flatten())
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise k x k convolution of (B, H, W, C) tokens, zero-padded."""
+    """A depthwise k x k convolution of (B, H, W, C) tokens, zero-padded.
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    Args:
+        channels: Number of channels, C.
+        kernel_size: Side of the kernel, k; odd.
+        residual: Whether to add the input to the result.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, residual: bool = False
+    ) -> None:
         super().__init__(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
         )
+        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_tokens(super().forward(to_image(x)))
+        y = to_tokens(super().forward(to_image(x)))
+        return x + y if self.residual else y
+
+    @torch.no_grad()
+    def fold_residual(self) -> None:
+        """Adds the identity to the kernel's centre."""
+        if self.residual:
+            centre = self.kernel_size[0] // 2
+            self.weight[:, 0, centre, centre] += 1
+            self.residual = False
 
 
 class ChannelLayerNorm(nn.Module):
@@ -101,6 +143,30 @@ class Stem(nn.Module):
         """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
         return to_tokens(self.proj(x.contiguous(memory_format=torch.channels_last)))
 
+    def infer(self, x: Tensor, side: int) -> Tensor:
+        """Like :meth:`forward` for inference, in tiles.
+
+        Args:
+            x: Pixels of shape (B, in_channels, H, W).
+            side: Tokens along a side of a tile.
+        """
+        height, width = (-(-n // 4) for n in x.shape[-2:])
+        out = None
+        # Two tokens are eight pixels; the four kernels reach seven pixels far.
+        for tile, outer, inner in grid_tiles(height, width, side, halo=2):
+            pixels = (slice(4 * s.start, 4 * s.stop) for s in outer[1:])
+            tokens = self(x[(slice(None), slice(None), *pixels)])[inner]
+            if out is None:
+                out = tokens.new_empty(len(x), height, width, tokens.shape[-1])
+            out[tile] = tokens
+        return out
+
+    def switch_to_deploy(self) -> None:
+        """Folds the batch norms into the convolutions before them."""
+        for i, layer in enumerate(self.proj):
+            if isinstance(layer, _BatchNorm):
+                self.proj[i] = fold_batch_norm(self.proj[i - 1], layer)
+
 
 class Downsample(nn.Module):
     """A strided 3 x 3 convolution and a batch norm: halves the grid, rounding up."""
@@ -113,6 +179,24 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return to_tokens(self.norm(self.reduction(to_image(x))))
 
+    def switch_to_deploy(self) -> None:
+        """Folds the batch norm into the convolution."""
+        if isinstance(self.norm, _BatchNorm):
+            self.norm = fold_batch_norm(self.reduction, self.norm)
+
+
+@torch.no_grad()
+def fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
+    """Folds a batch norm's statistics, scale and shift into the convolution before it.
+
+    Returns:
+        What takes the norm's place.
+    """
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    conv.weight.mul_(scale.view(-1, 1, 1, 1))
+    conv.bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
+    return nn.Identity()
+
 
 def to_image(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W) without moving memory."""
@@ -122,3 +206,15 @@ def to_image(x: Tensor) -> Tensor:
 def to_tokens(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H, W, C) without moving memory."""
     return x.permute(0, 2, 3, 1)
+
+
+def to_maps(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), contiguous.
+
+    mmcv's RoIAlign reads any memory format as contiguous, in silence, and convolutions
+    would hand ours down to it.
+    """
+    b, h, w, c = x.shape
+    # Plain matrices: their transposition goes in blocks, an image's element by element.
+    maps = [image.flatten(0, 1).t().contiguous() for image in x]
+    return torch.stack(maps).view(b, c, h, w) if b > 1 else maps[0].view(1, c, h, w)

@@ -12,7 +12,8 @@ from ravlt.errors import RAVLTError
 
 from .archs import NUM_STAGES, per_stage, resolve_arch
 from .blocks import Stage
-from .layers import ChannelLayerNorm, Stem, to_image
+from .layers import ChannelLayerNorm, Stem, to_maps
+from .tiling import computes_in_tiles, tile_side
 
 
 @MODELS.register_module()
@@ -65,6 +66,7 @@ class RAVLT(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        tile: int | None = None,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -80,6 +82,7 @@ class RAVLT(BaseModule):
         self.out_indices = _check_out_indices(out_indices)
         self.frozen_stages = _check_frozen_stages(frozen_stages)
         self.norm_eval = norm_eval
+        self.tile = tile
 
         dims, depths = self.embed_dims, settings["depths"]
         step = drop_path_rate / max(sum(depths) - 1, 1)
@@ -133,18 +136,20 @@ class RAVLT(BaseModule):
             One tensor for each of ``out_indices``: (B, C_i, ceil(H / s), ceil(W / s))
             with strides s of 4, 8, 16, 32, contiguous.
         """
-        x = self.patch_embed(x)
+        side = tile_side(x, self.tile) if computes_in_tiles(self) else None
+        x = self.patch_embed.infer(x, side) if side else self.patch_embed(x)
         outs = []
         for i, stage in enumerate(self.layers):
-            x = stage(x)
+            x = stage.infer(x, side) if side else stage(x)
             if i in self.out_indices:
-                out = to_image(self.extra_norms[str(i)](x))
-                # mmcv's RoIAlign reads any memory format as contiguous, in silence, and
-                # convolutions would hand ours down to it.
-                outs.append(out.contiguous())
+                outs.append(to_maps(self.extra_norms[str(i)](x)))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)
+
+    def switch_to_deploy(self) -> None:
+        for part in (self.patch_embed, *self.layers):
+            part.switch_to_deploy()
 
     def train(self, mode: bool = True) -> "RAVLT":
         """Sets the mode, but keeps frozen parts (and norms, if asked) in eval mode."""

@@ -27,38 +27,33 @@ def rope_frequencies(head_dim: int) -> tuple[float, ...]:
     return tuple(_BASE ** (-m / max(count - 1, 1)) for m in range(count))
 
 
-# Bounded, because multi-scale training meets many sizes: a 200 x 336 grid of
-# 64-dimensional heads takes 17 MB.
-@functools.lru_cache(maxsize=32)
+# Two short tables, one for rows and one for columns: a table of the whole grid would
+# take as much memory as the queries. Bounded, because multi-scale training meets many
+# sizes.
+@functools.lru_cache(maxsize=128)
 def rotary_table(
-    head_dim: int, hw: tuple[int, int], device: torch.device, dtype: torch.dtype
+    head_dim: int, length: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Builds the rotations of a grid as unit complex numbers, or finds them cached.
+    """Builds the rotations along one axis as unit complex numbers, or finds them cached.
 
     Args:
         head_dim: Channels of a head, d.
-        hw: Height and width of the grid, in tokens.
+        length: Positions along the axis, in tokens.
         device: Where the table lives.
         dtype: ``torch.float32``, or ``torch.float64`` for tests.
 
     Returns:
-        exp(i angle) as a complex tensor of shape (H * W, d / 2): first the row's
-        d / 4 angles, then the column's.
+        exp(i angle) as a complex tensor of shape (length, d / 4).
     """
-    height, width = hw
     # A table born in inference mode could not be used by a later training step.
     with torch.inference_mode(False), torch.no_grad():
-        theta = torch.tensor(rope_frequencies(head_dim), device=device, dtype=dtype)
-        row = torch.arange(height, device=device, dtype=dtype)[:, None] * theta
-        col = torch.arange(width, device=device, dtype=dtype)[:, None] * theta
-        angles = torch.cat(
-            (
-                row[:, None].expand(height, width, -1),
-                col[None].expand(height, width, -1),
-            ),
-            dim=-1,
-        ).flatten(0, 1)
+        angles = _angles(head_dim, length, device, dtype)
         return torch.polar(torch.ones_like(angles), angles)
+
+
+def _angles(head_dim: int, length: int, device, dtype) -> Tensor:
+    theta = torch.tensor(rope_frequencies(head_dim), device=device, dtype=dtype)
+    return torch.arange(length, device=device, dtype=dtype)[:, None] * theta
 
 
 def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:
@@ -71,12 +66,66 @@ def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:
     Returns:
         A tensor of the same shape: (a, b) -> (a cos - b sin, b cos + a sin).
     """
-    table = rotary_table(x.shape[-1], hw, x.device, x.dtype)
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    # A complex product is one pass over memory; the real form takes six.
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _rotate_real(x, hw)
+    return _Rotation.apply(x, *_tables(x, hw))
+
+
+def rotate_(x: Tensor, hw: tuple[int, int], top: int) -> Tensor:
+    """Like :func:`rotate`, in place and without gradient, for some rows of the grid.
+
+    Args:
+        x: Queries or keys of shape (B, heads, R * W, d): rows ``top`` to ``top + R``.
+        hw: Height and width of the whole grid, in tokens.
+        top: First row.
+
+    Returns:
+        ``x``.
+    """
+    row, col = _tables(x, hw)
+    _turn_(x, row[top : top + x.shape[2] // hw[1]], col)
+    return x
+
+
+class _Rotation(torch.autograd.Function):
+    """Products in place on one copy; the gradient turns the other way round."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        ctx.save_for_backward(row, col)
+        y = x.clone(memory_format=torch.contiguous_format)
+        _turn_(y, row, col)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        row, col = ctx.saved_tensors
+        return _Rotation.apply(grad, row.conj(), col.conj()), None, None
+
+
+def _tables(x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    row, col = (rotary_table(x.shape[-1], n, x.device, x.dtype) for n in hw)
+    return row, col
+
+
+def _turn_(x: Tensor, row: Tensor, col: Tensor) -> None:
+    """Multiplies pairs by exp(i angle): one pass in place, where reals need six."""
+    grid = x.unflatten(2, (len(row), len(col))).unflatten(-1, (2, -1, 2))
+    pairs = torch.view_as_complex(grid)  # (B, heads, H, W, 2, d / 4)
+    pairs[..., 0, :].mul_(row[:, None])
+    pairs[..., 1, :].mul_(col)
+
+
+def _rotate_real(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """The rotation in real numbers, for compilers and exporters."""
+    row, col = (_angles(x.shape[-1], n, x.device, x.dtype) for n in hw)
+    height, width = hw
+    angles = torch.cat(
+        (row[:, None].expand(-1, width, -1), col[None].expand(height, -1, -1)), dim=-1
+    ).flatten(0, 1)
+    cos, sin = angles.cos(), angles.sin()
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
 
 
 class RoPE(nn.Module):

@@ -57,8 +57,40 @@ class AttentionCore(nn.Module):
             A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``.
         """
 
+    def mix_(
+        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], side: int
+    ) -> Tensor:
+        """Like :meth:`forward` for inference, in tiles: may overwrite ``q`` and ``k``.
+
+        Args:
+            q: As in :meth:`forward`, but float32 or wider.
+            k: As in :meth:`forward`, but float32 or wider.
+            v: As in :meth:`forward`.
+            hw: As in :meth:`forward`.
+            side: Tokens along a side of a tile.
+
+        Returns:
+            As :meth:`forward`, in any precision; possibly the memory of ``q``.
+        """
+        return self(q, k, v, hw)
+
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num_heads={self.num_heads}"
+
+
+class _ELU1(torch.autograd.Function):
+    """Remembers its output only: the derivative of elu(x) + 1 is min(output, 1)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = elu1_(x.clone())
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * y.clamp(max=1)
 
 
 def elu1(x: Tensor) -> Tensor:
@@ -67,7 +99,13 @@ def elu1(x: Tensor) -> Tensor:
     ``F.elu(x) + 1`` would round to 0 below -17 in float32 and can make a denominator
     vanish; this form stays positive down to -103, and its gradient at 0 is 1.
     """
-    return x.clamp(max=0).exp() + x.relu()
+    return _ELU1.apply(x)
+
+
+def elu1_(x: Tensor) -> Tensor:
+    """:func:`elu1` in place, without gradient."""
+    below = x.clamp(max=0).exp_()
+    return x.clamp_(min=0).add_(below)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

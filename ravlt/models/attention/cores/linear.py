@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from ..rope import rotate
-from .base import AttentionCore, at_least_float32, autocast_off, elu1
+from ...tiling import row_tiles
+from ..rope import rotate, rotate_
+from .base import AttentionCore, at_least_float32, autocast_off, elu1, elu1_
 
 _EPS = 1e-6  # on the mean denominator
 
@@ -30,8 +31,12 @@ class LinearCore(AttentionCore):
         # A rotated numerator over an un-rotated denominator keeps neither.
         self.row_stochastic = self.nonneg = not rope
 
-    def token_weights(self, q: Tensor, k: Tensor) -> Tensor | float:
-        """Gives the weight of each key, summing to 1, from mapped q and k.
+    def token_weights(self, q_mean: Tensor, k: Tensor) -> Tensor | float:
+        """Gives the weight of each key; they sum to 1.
+
+        Args:
+            q_mean: Mean of the mapped queries, (B, heads, 1, d).
+            k: Mapped keys, (B, heads, N, d).
 
         Returns:
             A tensor of shape (B, heads, N, 1), or the one number that all share.
@@ -46,6 +51,33 @@ class LinearCore(AttentionCore):
             y = (q @ buffer) / denominator
         return y.to(dtype)
 
+    def mix_(
+        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], side: int
+    ) -> Tensor:
+        tiles = list(row_tiles(hw, side))
+        with autocast_off(q):
+            q_sum = k_sum = buffer = 0.0
+            for _, tokens in tiles:
+                elu1_(k[..., tokens, :])
+                q_sum = q_sum + elu1_(q[..., tokens, :]).sum(-2, keepdim=True)
+            weights = self.token_weights(q_sum / q.shape[-2], k)
+            for top, tokens in tiles:
+                k_tile = k[..., tokens, :]
+                one = isinstance(weights, float)
+                k_tile.mul_(weights if one else weights[..., tokens, :])
+                k_sum = k_sum + k_tile.sum(-2, keepdim=True)
+                if self.rope:
+                    rotate_(k_tile, hw, top)
+                v_tile = at_least_float32(v[..., tokens, :])
+                buffer = buffer + k_tile.transpose(-2, -1) @ v_tile
+            for top, tokens in tiles:
+                q_tile = q[..., tokens, :]
+                denominator = q_tile @ k_sum.transpose(-2, -1) + _EPS
+                if self.rope:
+                    rotate_(q_tile, hw, top)
+                q_tile.copy_(q_tile @ buffer / denominator)
+        return q
+
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k, denominator = self._prepare(q, k, hw)
@@ -56,7 +88,7 @@ class LinearCore(AttentionCore):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gives mapped (and rotated) q, weighted k, and the denominator (.., N, 1)."""
         q, k = elu1(at_least_float32(q)), elu1(at_least_float32(k))
-        k = k * self.token_weights(q, k)
+        k = k * self.token_weights(q.mean(-2, keepdim=True), k)
         denominator = q @ k.sum(-2, keepdim=True).transpose(-2, -1) + _EPS
         if self.rope:
             q, k = rotate(q, hw), rotate(k, hw)

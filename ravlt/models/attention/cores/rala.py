@@ -24,6 +24,6 @@ class RALACore(LinearCore):
     def __init__(self, dim: int, num_heads: int, rope: bool = True) -> None:
         super().__init__(dim, num_heads, rope)
 
-    def token_weights(self, q: Tensor, k: Tensor) -> Tensor:
-        g = q.mean(-2, keepdim=True) * q.shape[-1] ** -0.5
+    def token_weights(self, q_mean: Tensor, k: Tensor) -> Tensor:
+        g = q_mean * k.shape[-1] ** -0.5
         return (k @ g.transpose(-2, -1)).softmax(-2)

@@ -1,0 +1,94 @@
+"""Tiles of a grid of tokens: inference computes on pieces that stay in the cache.
+
+Every operation of RAVLT is pointwise, local, or a sum over tokens, so tiles give the
+same numbers as the whole grid; a local operation takes a halo along and drops what the
+halo's own border spoilt.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+# Tokens along a side of a tile. On a CPU a tile's widest tensor (3.5 C channels) then
+# fits the second-level cache, and the allocator recycles it; elsewhere tiles bound the
+# memory and are too large to cost time. Set by RAVLT(tile=...).
+CPU_TILE = 64
+DEVICE_TILE = 512
+
+Region = tuple[slice, slice, slice]
+
+
+def computes_in_tiles(module: nn.Module) -> bool:
+    """Whether the tiled form may run: inference, and nobody records the operations."""
+    return not (
+        module.training
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    )
+
+
+def tile_side(x: Tensor, tile: int | None) -> int:
+    """Tokens along a side of a tile: the user's choice, or the device's default."""
+    if tile is not None:
+        return tile
+    return CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
+
+
+def split_batch(x: Tensor, side: int) -> tuple[Tensor, ...]:
+    """Splits (B, H, W, C) into images if the batch together exceeds a tile."""
+    if x.shape[0] * x.shape[1] * x.shape[2] <= side**2:
+        return (x,)
+    return x.split(1)
+
+
+def row_tiles(hw: tuple[int, int], side: int) -> Iterator[tuple[int, slice]]:
+    """Splits the tokens of a grid into runs of whole rows, about ``side**2`` tokens.
+
+    Args:
+        hw: Height and width of the grid.
+        side: Tokens along a side of a tile.
+
+    Yields:
+        The first row, and the slice of its tokens in the flattened grid.
+    """
+    height, width = hw
+    for top, bottom in _spans(height, max(side**2 // width, 1)):
+        yield top, slice(top * width, bottom * width)
+
+
+def grid_tiles(
+    height: int, width: int, side: int, halo: int
+) -> Iterator[tuple[Region, Region, Region]]:
+    """Splits a grid into tiles of about ``side`` x ``side`` tokens.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        side: Tokens along a side of a tile.
+        halo: Tokens that a local operation sees beyond its own.
+
+    Yields:
+        Three indices for (B, H, W, C) tensors: the tile, the tile with its halo (as
+        far as the grid reaches), and the tile inside of the latter.
+    """
+    for top, bottom in _spans(height, side):
+        rows = _with_halo(top, bottom, height, halo)
+        for left, right in _spans(width, side):
+            cols = _with_halo(left, right, width, halo)
+            yield tuple(
+                (slice(None), row, col) for row, col in zip(rows, cols, strict=True)
+            )
+
+
+def _spans(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cuts 0 .. count into the fewest pieces of at most `size`, as equal as possible."""
+    pieces = -(-count // size)
+    for i in range(pieces):
+        yield i * count // pieces, (i + 1) * count // pieces
+
+
+def _with_halo(start: int, stop: int, count: int, halo: int) -> tuple[slice, ...]:
+    low, high = max(start - halo, 0), min(stop + halo, count)
+    return slice(start, stop), slice(low, high), slice(start - low, stop - low)
