@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .attention.rope import RoPE
 from .layers import ChannelLayerNorm, DepthwiseConv, Downsample, PointwiseConv
-from .tiling import Region, grid_tiles, split_batch
+from .tiling import Region, Workspace, grid_tiles, row_tiles, split_batch
 
 
 class ConvFFN(nn.Module):
@@ -27,20 +27,24 @@ class ConvFFN(nn.Module):
         return self.fc2(self.dwconv(F.gelu(self.fc1(x))))
 
     def tiles(
-        self, x: Tensor, norm: nn.Module, side: int
+        self, x: Tensor, norm: nn.Module, workspace: Workspace
     ) -> Iterator[tuple[Region, Tensor]]:
         """Computes ``self(norm(x))`` for inference, tile by tile.
 
         Args:
             x: Tokens of shape (B, H, W, C).
             norm: The norm before this layer.
-            side: Tokens along a side of a tile.
+            workspace: Size of tiles, and memory.
 
         Yields:
             The index of a tile in ``x``, and its part of the result.
         """
-        for tile, outer, inner in grid_tiles(*x.shape[1:3], side, halo=1):
-            hidden = self.dwconv(F.gelu(self.fc1(norm(x[outer]))))
+        normed = workspace.empty("q", x, x.dtype)
+        for top, bottom in row_tiles(*x.shape[1:3], workspace.side):
+            normed[:, top:bottom] = norm(x[:, top:bottom])
+        for tile, outer, inner in grid_tiles(*x.shape[1:3], workspace.side, halo=1):
+            hidden = self.fc1(normed[outer])
+            hidden = self.dwconv(F.gelu(hidden, out=hidden))
             yield tile, self.fc2(hidden[inner])
 
 
@@ -79,28 +83,24 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.pos(x)
-        x = self._add(x, self.attn(self.norm1(x)), self.gamma_1)
-        return self._add(x, self.ffn(self.norm2(x)), self.gamma_2)
+        x = x + self.drop_path(_scaled(self.attn(self.norm1(x)), self.gamma_1))
+        return x + self.drop_path(_scaled(self.ffn(self.norm2(x)), self.gamma_2))
 
-    def infer(self, x: Tensor, side: int) -> Tensor:
+    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Like :meth:`forward` for inference, in tiles.
 
         Args:
             x: Tokens of shape (B, H, W, C); unchanged.
-            side: Tokens along a side of a tile.
+            workspace: Size of tiles, and memory.
         """
         x = self.pos(x)
-        for tile, branch in self.attn.tiles(x, self.norm1, side):
-            x[tile] = self._add(x[tile], branch, self.gamma_1)
-        out = torch.empty_like(x)
-        for tile, branch in self.ffn.tiles(x, self.norm2, side):
-            out[tile] = self._add(x[tile], branch, self.gamma_2)
-        return out
-
-    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        if gamma is not None:
-            branch = gamma.flatten() * branch
-        return x + self.drop_path(branch)
+        for layer, norm, gamma in (
+            (self.attn, self.norm1, self.gamma_1),
+            (self.ffn, self.norm2, self.gamma_2),
+        ):
+            for tile, branch in layer.tiles(x, norm, workspace):
+                x[tile].add_(_scaled(branch, gamma))
+        return x
 
     def switch_to_deploy(self) -> None:
         """Folds identities, norms' scales and layer scales into products."""
@@ -112,6 +112,10 @@ class Block(nn.Module):
             self.attn.proj.fold_scale(self.gamma_1)
             self.ffn.fc2.fold_scale(self.gamma_2)
             self.gamma_1 = self.gamma_2 = None
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else x * gamma.flatten()
 
 
 class Stage(nn.Module):
@@ -162,16 +166,16 @@ class Stage(nn.Module):
                 x = block(x)
         return x
 
-    def infer(self, x: Tensor, side: int) -> Tensor:
+    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Like :meth:`forward` for inference, in tiles.
 
         Args:
             x: Tokens of shape (B, H, W, C); unchanged.
-            side: Tokens along a side of a tile.
+            workspace: Size of tiles, and memory.
         """
-        images = split_batch(x, side)
+        images = split_batch(x, workspace.side)
         for block in self.blocks:
-            images = [block.infer(image, side) for image in images]
+            images = [block.infer(image, workspace) for image in images]
         return torch.cat(images) if len(images) > 1 else images[0]
 
     def switch_to_deploy(self) -> None:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
 
-from .tiling import grid_tiles
+from .tiling import Workspace, grid_tiles
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 
@@ -143,17 +143,17 @@ class Stem(nn.Module):
         """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
         return to_tokens(self.proj(x.contiguous(memory_format=torch.channels_last)))
 
-    def infer(self, x: Tensor, side: int) -> Tensor:
+    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Like :meth:`forward` for inference, in tiles.
 
         Args:
             x: Pixels of shape (B, in_channels, H, W).
-            side: Tokens along a side of a tile.
+            workspace: Size of tiles, and memory.
         """
         height, width = (-(-n // 4) for n in x.shape[-2:])
         out = None
         # Two tokens are eight pixels; the four kernels reach seven pixels far.
-        for tile, outer, inner in grid_tiles(height, width, side, halo=2):
+        for tile, outer, inner in grid_tiles(height, width, workspace.side, halo=2):
             pixels = (slice(4 * s.start, 4 * s.stop) for s in outer[1:])
             tokens = self(x[(slice(None), slice(None), *pixels)])[inner]
             if out is None:

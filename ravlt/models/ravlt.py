@@ -13,7 +13,7 @@ from ravlt.errors import RAVLTError
 from .archs import NUM_STAGES, per_stage, resolve_arch
 from .blocks import Stage
 from .layers import ChannelLayerNorm, Stem, to_maps
-from .tiling import computes_in_tiles, tile_side
+from .tiling import Workspace, computes_in_tiles
 
 
 @MODELS.register_module()
@@ -136,11 +136,11 @@ class RAVLT(BaseModule):
             One tensor for each of ``out_indices``: (B, C_i, ceil(H / s), ceil(W / s))
             with strides s of 4, 8, 16, 32, contiguous.
         """
-        side = tile_side(x, self.tile) if computes_in_tiles(self) else None
-        x = self.patch_embed.infer(x, side) if side else self.patch_embed(x)
+        tiled = Workspace(x, self.tile) if computes_in_tiles(self) else None
+        x = self.patch_embed.infer(x, tiled) if tiled else self.patch_embed(x)
         outs = []
         for i, stage in enumerate(self.layers):
-            x = stage.infer(x, side) if side else stage(x)
+            x = stage.infer(x, tiled) if tiled else stage(x)
             if i in self.out_indices:
                 outs.append(to_maps(self.extra_norms[str(i)](x)))
             if stage.downsample is not None:

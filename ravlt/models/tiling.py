@@ -29,11 +29,29 @@ def computes_in_tiles(module: nn.Module) -> bool:
     )
 
 
-def tile_side(x: Tensor, tile: int | None) -> int:
-    """Tokens along a side of a tile: the user's choice, or the device's default."""
-    if tile is not None:
-        return tile
-    return CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
+class Workspace:
+    """What the blocks of one inference share: the size of tiles, and memory.
+
+    Args:
+        x: Any tensor of the inference, for its device.
+        tile: Tokens along a side of a tile; None takes the device's default.
+    """
+
+    def __init__(self, x: Tensor, tile: int | None) -> None:
+        default = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
+        self.side = default if tile is None else tile
+        self._memory: dict[str, Tensor] = {}
+
+    def empty(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Gives uninitialised memory of the shape of ``like``, the same for a name.
+
+        Fresh memory costs the CPU more than what is written to it: every page faults.
+        """
+        flat = self._memory.get(name)
+        if flat is None or flat.dtype != dtype or flat.numel() < like.numel():
+            flat = like.new_empty(like.numel(), dtype=dtype)
+            self._memory[name] = flat
+        return flat[: like.numel()].view(like.shape)
 
 
 def split_batch(x: Tensor, side: int) -> tuple[Tensor, ...]:
@@ -43,19 +61,18 @@ def split_batch(x: Tensor, side: int) -> tuple[Tensor, ...]:
     return x.split(1)
 
 
-def row_tiles(hw: tuple[int, int], side: int) -> Iterator[tuple[int, slice]]:
-    """Splits the tokens of a grid into runs of whole rows, about ``side**2`` tokens.
+def row_tiles(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
+    """Splits a grid into runs of whole rows, of about ``side**2`` tokens.
 
     Args:
-        hw: Height and width of the grid.
+        height: Rows of the grid.
+        width: Columns of the grid.
         side: Tokens along a side of a tile.
 
     Yields:
-        The first row, and the slice of its tokens in the flattened grid.
+        The first row, and the one after the last.
     """
-    height, width = hw
-    for top, bottom in _spans(height, max(side**2 // width, 1)):
-        yield top, slice(top * width, bottom * width)
+    return _spans(height, max(side**2 // width, 1))
 
 
 def grid_tiles(
@@ -73,13 +90,13 @@ def grid_tiles(
         Three indices for (B, H, W, C) tensors: the tile, the tile with its halo (as
         far as the grid reaches), and the tile inside of the latter.
     """
-    for top, bottom in _spans(height, side):
-        rows = _with_halo(top, bottom, height, halo)
-        for left, right in _spans(width, side):
-            cols = _with_halo(left, right, width, halo)
-            yield tuple(
-                (slice(None), row, col) for row, col in zip(rows, cols, strict=True)
-            )
+    columns = max(round(width / side), 1)
+    rows = side**2 // -(-width // columns)
+    for top, bottom in _spans(height, max(rows, 1)):
+        row = _with_halo(top, bottom, height, halo)
+        for left, right in _spans(width, -(-width // columns)):
+            col = _with_halo(left, right, width, halo)
+            yield tuple((slice(None), *pair) for pair in zip(row, col, strict=True))
 
 
 def _spans(count: int, size: int) -> Iterator[tuple[int, int]]:

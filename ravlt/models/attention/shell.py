@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..layers import DepthwiseConv, PointwiseConv
-from ..tiling import Region, grid_tiles, row_tiles
+from ..tiling import Region, Workspace, grid_tiles, row_tiles
 from .cores import build_core
 from .cores.base import at_least_float32
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         return self.proj((y + self.lepe(v)) * gate)
 
     def tiles(
-        self, x: Tensor, norm: nn.Module, side: int
+        self, x: Tensor, norm: nn.Module, workspace: Workspace
     ) -> Iterator[tuple[Region, Tensor]]:
         """Computes ``self(norm(x))`` for inference, tile by tile.
 
@@ -55,36 +55,40 @@ class Attention(nn.Module):
         Args:
             x: Tokens of shape (B, H, W, C).
             norm: The norm before this layer.
-            side: Tokens along a side of a tile.
+            workspace: Size of tiles, and memory.
 
         Yields:
             The index of a tile in ``x``, and its part of the result.
         """
         hw = (x.shape[1], x.shape[2])
-        q, k, v, gate = self._project(x.flatten(1, 2), norm, hw, side)
-        y = self.core.mix_(*(self._split_heads(t) for t in (q, k, v)), hw, side)
+        q, k, v, gate = self._project(x, norm, workspace)
+        heads = (self._split_heads(t) for t in (q, k, v))
+        y = self.core.mix_(*heads, hw, workspace.side)
         y = y.transpose(1, 2).reshape(x.shape)
-        v, gate = v.view(x.shape), gate.view(x.shape)
-        for tile, outer, inner in grid_tiles(*hw, side, halo=2):
+        for tile, outer, inner in grid_tiles(*hw, workspace.side, halo=2):
             local = self.lepe(v[outer])[inner]
             yield tile, self.proj((y[tile].to(v.dtype) + local).mul_(gate[tile]))
 
     def _project(
-        self, x: Tensor, norm: nn.Module, hw: tuple[int, int], side: int
+        self, x: Tensor, norm: nn.Module, workspace: Workspace
     ) -> list[Tensor]:
-        """Gives q, k (float32 or wider), v and the gate, each (B, N, C), contiguous."""
+        """Gives q, k (float32 or wider), v and gate, all of the shape of x."""
         parts = []
-        for _, tokens in row_tiles(hw, side):
-            qkvo = self.qkvo(norm(x[:, tokens])).chunk(4, dim=-1)
+        for top, bottom in row_tiles(*x.shape[1:3], workspace.side):
+            qkvo = self.qkvo(norm(x[:, top:bottom])).chunk(4, dim=-1)
             if not parts:
+                narrow = qkvo[0].dtype
                 wide = at_least_float32(qkvo[0][:0]).dtype
-                dtypes = (wide, wide, qkvo[0].dtype, qkvo[0].dtype)
-                parts = [x.new_empty(x.shape, dtype=dtype) for dtype in dtypes]
+                parts = [
+                    workspace.empty(name, x, dtype)
+                    for name, dtype in zip(
+                        "qkvo", (wide, wide, narrow, narrow), strict=True
+                    )
+                ]
             for part, tile in zip(parts, qkvo, strict=True):
-                part[:, tokens] = tile
+                part[:, top:bottom] = tile
         return parts
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, ..., C) -> (B, heads, N, d), a view."""
-        x = x.flatten(1, -2).unflatten(-1, (self.num_heads, -1))
-        return x.transpose(1, 2)
+        """(B, H, W, C) -> (B, heads, H * W, d), a view."""
+        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

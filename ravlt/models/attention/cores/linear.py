@@ -1,5 +1,6 @@
 """Plain linear attention (Katharopoulos et al. 2020) with the feature map elu + 1."""
 
+import torch
 from torch import Tensor
 
 from ...tiling import row_tiles
@@ -54,7 +55,11 @@ class LinearCore(AttentionCore):
     def mix_(
         self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], side: int
     ) -> Tensor:
-        tiles = list(row_tiles(hw, side))
+        width = hw[1]
+        tiles = [
+            (top, slice(top * width, bottom * width))
+            for top, bottom in row_tiles(*hw, side)
+        ]
         with autocast_off(q):
             q_sum = k_sum = buffer = 0.0
             for _, tokens in tiles:
@@ -75,7 +80,7 @@ class LinearCore(AttentionCore):
                 denominator = q_tile @ k_sum.transpose(-2, -1) + _EPS
                 if self.rope:
                     rotate_(q_tile, hw, top)
-                q_tile.copy_(q_tile @ buffer / denominator)
+                torch.div(q_tile @ buffer, denominator, out=q_tile)
         return q
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
