@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .attention import Attention
 from .attention.rope import RoPE
 from .layers import ChannelLayerNorm, DepthwiseConv, Downsample, PointwiseConv
-from .tiling import Region, Workspace, grid_tiles, row_tiles, split_batch
+from .precision import autocast_off
+from .tiling import Region, Workspace, grid_tiles, row_tiles
 
 
 class ConvFFN(nn.Module):
@@ -80,24 +81,26 @@ class Block(nn.Module):
         self.gamma_1 = nn.Parameter(scale)
         self.gamma_2 = nn.Parameter(scale.clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.pos(x)
-        x = x + self.drop_path(_scaled(self.attn(self.norm1(x)), self.gamma_1))
-        return x + self.drop_path(_scaled(self.ffn(self.norm2(x)), self.gamma_2))
-
-    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
-        """Like :meth:`forward` for inference, in tiles.
+    def forward(self, x: Tensor, workspace: Workspace | None = None) -> Tensor:
+        """Mixes tokens and channels.
 
         Args:
-            x: Tokens of shape (B, H, W, C); unchanged.
-            workspace: Size of tiles, and memory.
+            x: Tokens of shape (B, H, W, C).
+            workspace: For inference in tiles; None computes the whole grid at once.
+
+        Returns:
+            A new tensor of the same shape.
         """
-        x = self.pos(x)
+        # The residual stream stays as precise as the parameters, also under autocast.
+        with autocast_off(x):
+            x = self.pos(x.to(self.pos.weight.dtype))
         for layer, norm, gamma in (
             (self.attn, self.norm1, self.gamma_1),
             (self.ffn, self.norm2, self.gamma_2),
         ):
+            if workspace is None:
+                x = x + self.drop_path(_scaled(layer(norm(x)), gamma))
+                continue
             for tile, branch in layer.tiles(x, norm, workspace):
                 x[tile].add_(_scaled(branch, gamma))
         return x
@@ -157,25 +160,22 @@ class Stage(nn.Module):
         if next_dim is not None:
             self.downsample = Downsample(dim, next_dim, norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Runs the blocks, not the downsampling: outputs are taken in between."""
-        for block in self.blocks:
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                x = cp.checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
-
-    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
-        """Like :meth:`forward` for inference, in tiles.
+    def forward(self, x: Tensor, workspace: Workspace | None = None) -> Tensor:
+        """Runs the blocks, not the downsampling: outputs are taken in between.
 
         Args:
-            x: Tokens of shape (B, H, W, C); unchanged.
-            workspace: Size of tiles, and memory.
+            x: Tokens of shape (B, H, W, C).
+            workspace: For inference in tiles; None computes the whole grid at once.
+
+        Returns:
+            A new tensor of the same shape.
         """
-        images = split_batch(x, workspace.side)
+        images = (x,) if workspace is None else workspace.split_batch(x)
         for block in self.blocks:
-            images = [block.infer(image, workspace) for image in images]
+            if self.with_cp and self.training and torch.is_grad_enabled():
+                images = [cp.checkpoint(block, *images, use_reentrant=False)]
+            else:
+                images = [block(image, workspace) for image in images]
         return torch.cat(images) if len(images) > 1 else images[0]
 
     def switch_to_deploy(self) -> None:

@@ -61,7 +61,7 @@ class PointwiseConv(nn.Conv2d):
         weight = self.weight.flatten(1)
         self.bias.add_(weight @ norm.bias)
         weight.mul_(norm.weight)
-        # At one and zero, not removed: without them the CPU's kernel takes a slower way.
+        # Not removed: without scale and shift the CPU's kernel takes a slower way.
         nn.init.ones_(norm.weight)
         nn.init.zeros_(norm.bias)
 
@@ -81,9 +81,7 @@ class DepthwiseConv(nn.Conv2d):
         residual: Whether to add the input to the result.
     """
 
-    def __init__(
-        self, channels: int, kernel_size: int, residual: bool = False
-    ) -> None:
+    def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
         super().__init__(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
         )
@@ -139,27 +137,31 @@ class Stem(nn.Module):
             layers.append(build_norm(norm_cfg, c_out))
         self.proj = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
-        return to_tokens(self.proj(x.contiguous(memory_format=torch.channels_last)))
-
-    def infer(self, x: Tensor, workspace: Workspace) -> Tensor:
-        """Like :meth:`forward` for inference, in tiles.
+    def forward(self, x: Tensor, workspace: Workspace | None = None) -> Tensor:
+        """Turns pixels into tokens.
 
         Args:
             x: Pixels of shape (B, in_channels, H, W).
-            workspace: Size of tiles, and memory.
+            workspace: For inference in tiles; None computes the whole image at once.
+
+        Returns:
+            Tokens of shape (B, ceil(H / 4), ceil(W / 4), C).
         """
+        if workspace is None:
+            return self._tokens(x)
         height, width = (-(-n // 4) for n in x.shape[-2:])
         out = None
         # Two tokens are eight pixels; the four kernels reach seven pixels far.
         for tile, outer, inner in grid_tiles(height, width, workspace.side, halo=2):
             pixels = (slice(4 * s.start, 4 * s.stop) for s in outer[1:])
-            tokens = self(x[(slice(None), slice(None), *pixels)])[inner]
+            tokens = self._tokens(x[(slice(None), slice(None), *pixels)])[inner]
             if out is None:
                 out = tokens.new_empty(len(x), height, width, tokens.shape[-1])
             out[tile] = tokens
         return out
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        return to_tokens(self.proj(x.contiguous(memory_format=torch.channels_last)))
 
     def switch_to_deploy(self) -> None:
         """Folds the batch norms into the convolutions before them."""

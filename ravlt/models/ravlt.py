@@ -13,7 +13,7 @@ from ravlt.errors import RAVLTError
 from .archs import NUM_STAGES, per_stage, resolve_arch
 from .blocks import Stage
 from .layers import ChannelLayerNorm, Stem, to_maps
-from .tiling import Workspace, computes_in_tiles
+from .tiling import workspace_for
 
 
 @MODELS.register_module()
@@ -42,6 +42,9 @@ class RAVLT(BaseModule):
         norm_eval: Whether batch norms stay in eval mode during training.
         with_cp: Whether to recompute the blocks in the backward pass, which saves
             memory and costs time; gradients are the same.
+        tile: Tokens along a side of the tiles that inference computes in, which saves
+            time and memory and changes no result. None chooses by device; 0 computes
+            whole grids, for hooks that want to see inner layers at full size.
         init_cfg: As in mmengine. ``dict(type='Pretrained', checkpoint=...)`` loads
             strictly and safely, see :func:`ravlt.checkpoint.load_pretrained`.
 
@@ -82,7 +85,8 @@ class RAVLT(BaseModule):
         self.out_indices = _check_out_indices(out_indices)
         self.frozen_stages = _check_frozen_stages(frozen_stages)
         self.norm_eval = norm_eval
-        self.tile = tile
+        self.tile = _check_tile(tile)
+        self.deployed = False
 
         dims, depths = self.embed_dims, settings["depths"]
         step = drop_path_rate / max(sum(depths) - 1, 1)
@@ -136,23 +140,47 @@ class RAVLT(BaseModule):
             One tensor for each of ``out_indices``: (B, C_i, ceil(H / s), ceil(W / s))
             with strides s of 4, 8, 16, 32, contiguous.
         """
-        tiled = Workspace(x, self.tile) if computes_in_tiles(self) else None
-        x = self.patch_embed.infer(x, tiled) if tiled else self.patch_embed(x)
+        workspace = workspace_for(self, x, self.tile)
+        x = self.patch_embed(x, workspace)
         outs = []
         for i, stage in enumerate(self.layers):
-            x = stage.infer(x, tiled) if tiled else stage(x)
+            x = stage(x, workspace)
             if i in self.out_indices:
                 outs.append(to_maps(self.extra_norms[str(i)](x)))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self) -> "RAVLT":
+        """Folds the network into fewer passes for inference, in place; exact.
+
+        Batch norms go into convolutions, scale and shift of layer norms into the next
+        product, layer scales into the last one, and the identity of residual depthwise
+        convolutions into their kernels. The state dict afterwards lacks ``gamma_1``,
+        ``gamma_2`` and all batch norms; the norms before attention and feed-forward
+        network hold ones and zeros. Calling it again changes nothing; training
+        afterwards is an error.
+
+        Returns:
+            The model itself, in eval mode.
+        """
+        self.eval()
         for part in (self.patch_embed, *self.layers):
             part.switch_to_deploy()
+        self.deployed = True
+        return self
 
     def train(self, mode: bool = True) -> "RAVLT":
-        """Sets the mode, but keeps frozen parts (and norms, if asked) in eval mode."""
+        """Sets the mode, but keeps frozen parts (and norms, if asked) in eval mode.
+
+        Raises:
+            RAVLTError: If training is asked of a folded network.
+        """
+        if mode and self.deployed:
+            raise RAVLTError(
+                "This RAVLT was folded by switch_to_deploy() and cannot train; build a "
+                "new one and load the checkpoint it came from."
+            )
         super().train(mode)
         if mode:
             for part in self._frozen_parts():
@@ -181,7 +209,20 @@ class RAVLT(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         if "attn_types" in local_metadata:
             warn_attn_types(local_metadata["attn_types"], self.attn_types)
+        self._check_folded(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _check_folded(self, state_dict: Mapping, prefix: str) -> None:
+        keys = [key for key in state_dict if key.startswith(f"{prefix}layers.")]
+        folded = not any(key.endswith(".gamma_1") for key in keys)
+        if keys and folded != self.deployed:
+            raise RAVLTError(
+                "The state dict was saved after switch_to_deploy(); call that on the "
+                "model before loading."
+                if folded
+                else "The state dict was saved before switch_to_deploy(); load it "
+                "before calling that on the model."
+            )
 
 
 def _record_attn_types(model, state_dict, prefix, local_metadata) -> None:
@@ -219,3 +260,9 @@ def _check_frozen_stages(frozen_stages: int) -> int:
             f"or 1 to {NUM_STAGES}."
         )
     return frozen_stages
+
+
+def _check_tile(tile: int | None) -> int | None:
+    if tile is not None and tile < 0:
+        raise RAVLTError(f"tile={tile} is negative; use None, 0 or a number of tokens.")
+    return tile

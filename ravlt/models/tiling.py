@@ -10,23 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-# Tokens along a side of a tile. On a CPU a tile's widest tensor (3.5 C channels) then
-# fits the second-level cache, and the allocator recycles it; elsewhere tiles bound the
-# memory and are too large to cost time. Set by RAVLT(tile=...).
-CPU_TILE = 64
+# Tokens along a side of a tile. On a CPU a tile's tensors stay in the caches, and the
+# allocator recycles them; elsewhere tiles only bound the memory, and are so large that
+# few images need more than one.
+CPU_TILE = 96
 DEVICE_TILE = 512
 
 Region = tuple[slice, slice, slice]
-
-
-def computes_in_tiles(module: nn.Module) -> bool:
-    """Whether the tiled form may run: inference, and nobody records the operations."""
-    return not (
-        module.training
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    )
 
 
 class Workspace:
@@ -42,6 +32,11 @@ class Workspace:
         self.side = default if tile is None else tile
         self._memory: dict[str, Tensor] = {}
 
+    def split_batch(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Splits (B, H, W, C) into images if the batch together exceeds a tile."""
+        tokens = x.shape[0] * x.shape[1] * x.shape[2]
+        return (x,) if tokens <= self.side**2 else x.split(1)
+
     def empty(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
         """Gives uninitialised memory of the shape of ``like``, the same for a name.
 
@@ -54,11 +49,26 @@ class Workspace:
         return flat[: like.numel()].view(like.shape)
 
 
-def split_batch(x: Tensor, side: int) -> tuple[Tensor, ...]:
-    """Splits (B, H, W, C) into images if the batch together exceeds a tile."""
-    if x.shape[0] * x.shape[1] * x.shape[2] <= side**2:
-        return (x,)
-    return x.split(1)
+def workspace_for(module: nn.Module, x: Tensor, tile: int | None) -> Workspace | None:
+    """Prepares inference in tiles, if ``module`` is about to do that.
+
+    Args:
+        module: The network.
+        x: Its input.
+        tile: Tokens along a side of a tile; None takes the device's default.
+
+    Returns:
+        None if whole grids are to be computed: in training, where gradients are asked
+        for, for compilers and tracers (which unroll loops), and where ``tile`` is 0.
+    """
+    whole = (
+        tile == 0
+        or module.training
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    )
+    return None if whole else Workspace(x, tile)
 
 
 def row_tiles(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
@@ -100,7 +110,7 @@ def grid_tiles(
 
 
 def _spans(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cuts 0 .. count into the fewest pieces of at most `size`, as equal as possible."""
+    """Cuts 0 .. count into the fewest, nearly equal pieces of at most `size`."""
     pieces = -(-count // size)
     for i in range(pieces):
         yield i * count // pieces, (i + 1) * count // pieces

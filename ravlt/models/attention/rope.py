@@ -34,7 +34,7 @@ def rope_frequencies(head_dim: int) -> tuple[float, ...]:
 def rotary_table(
     head_dim: int, length: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Builds the rotations along one axis as unit complex numbers, or finds them cached.
+    """Builds the rotations along one axis as unit complex numbers, once a length.
 
     Args:
         head_dim: Channels of a head, d.

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..layers import DepthwiseConv, PointwiseConv
+from ..precision import at_least_float32
 from ..tiling import Region, Workspace, grid_tiles, row_tiles
 from .cores import build_core
-from .cores.base import at_least_float32
 
 
 class Attention(nn.Module):
@@ -74,7 +74,7 @@ class Attention(nn.Module):
     ) -> list[Tensor]:
         """Gives q, k (float32 or wider), v and gate, all of the shape of x."""
         parts = []
-        for top, bottom in row_tiles(*x.shape[1:3], workspace.side):
+        for top, bottom in row_tiles(*x.shape[1:3], workspace.side // 2):
             qkvo = self.qkvo(norm(x[:, top:bottom])).chunk(4, dim=-1)
             if not parts:
                 narrow = qkvo[0].dtype

@@ -1,6 +1,5 @@
 """What every attention core has in common: its interface and its numeric rules."""
 
-import contextlib
 from abc import abstractmethod
 
 import torch
@@ -106,15 +105,3 @@ def elu1_(x: Tensor) -> Tensor:
     """:func:`elu1` in place, without gradient."""
     below = x.clamp(max=0).exp_()
     return x.clamp_(min=0).add_(below)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Lifts half precision to float32; leaves float32 and float64 alone."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
-    """Keeps autocast out of a core: sums over tokens need float32."""
-    if x.device.type == "meta":  # has no autocast, and needs none
-        return contextlib.nullcontext()
-    return torch.autocast(x.device.type, enabled=False)

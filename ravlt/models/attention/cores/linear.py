@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from ...precision import at_least_float32, autocast_off
 from ...tiling import row_tiles
 from ..rope import rotate, rotate_
-from .base import AttentionCore, at_least_float32, autocast_off, elu1, elu1_
+from .base import AttentionCore, elu1, elu1_
 
 _EPS = 1e-6  # on the mean denominator
 

@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...precision import at_least_float32, autocast_off
 from ..rope import rotate
-from .base import AttentionCore, at_least_float32, autocast_off
+from .base import AttentionCore
 
 
 class SoftmaxCore(AttentionCore):

@@ -1,0 +1,18 @@
+"""What half precision must not touch."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Lifts half precision to float32; leaves float32 and float64 alone."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
+    """Keeps autocast out of a core: sums over tokens need float32."""
+    if x.device.type == "meta":  # has no autocast, and needs none
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
