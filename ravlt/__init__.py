@@ -10,9 +10,10 @@ except ImportError as error:
 
 from . import models
 from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
+from .deploy import switch_to_deploy  # also registers its hook
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .errors import RAVLTError
 from .models import RAVLT
 from .version import __version__
 
-__all__ = ["RAVLT", "RAVLTError", "__version__", "models"]
+__all__ = ["RAVLT", "RAVLTError", "__version__", "models", "switch_to_deploy"]

@@ -28,6 +28,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--show-dir", help="folder for pictures of the predictions")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    parser.add_argument(
+        "--deploy", action="store_true", help="fold RAVLT for speed; same results"
+    )
     return parser.parse_args()
 
 
@@ -115,6 +118,9 @@ def main() -> None:
         save_predictions(cfg, args.out)
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)
+    if args.deploy:
+        hooks = cfg.get("custom_hooks") or []
+        cfg.custom_hooks = [*hooks, dict(type="DeployHook")]
     Runner.from_cfg(cfg).test()
 
 

@@ -25,7 +25,17 @@ class ConvFFN(nn.Module):
         self.fc2 = PointwiseConv(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dwconv(F.gelu(self.fc1(x))))
+        hidden = self.fc1(x)
+        if not torch.is_grad_enabled():
+            return self._from_hidden(hidden)
+        # Two cheap passes more in the backward pass, and of the three widest tensors of
+        # the network one is kept.
+        return cp.checkpoint(
+            self._from_hidden, hidden, use_reentrant=False, preserve_rng_state=False
+        )
+
+    def _from_hidden(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.dwconv(F.gelu(hidden)))
 
     def tiles(
         self, x: Tensor, norm: nn.Module, workspace: Workspace
@@ -71,7 +81,7 @@ class Block(nn.Module):
         layer_scale_init: float,
     ) -> None:
         super().__init__()
-        self.pos = DepthwiseConv(dim, 3, residual=True)
+        self.pos = DepthwiseConv(dim, 3)
         self.norm1 = ChannelLayerNorm(dim)
         self.attn = Attention(dim, num_heads, attn_type)
         self.norm2 = ChannelLayerNorm(dim)
@@ -80,6 +90,7 @@ class Block(nn.Module):
         scale = torch.full((1, dim, 1, 1), float(layer_scale_init))
         self.gamma_1 = nn.Parameter(scale)
         self.gamma_2 = nn.Parameter(scale.clone())
+        self.deployed = False
 
     def forward(self, x: Tensor, workspace: Workspace | None = None) -> Tensor:
         """Mixes tokens and channels.
@@ -93,32 +104,40 @@ class Block(nn.Module):
         """
         # The residual stream stays as precise as the parameters, also under autocast.
         with autocast_off(x):
-            x = self.pos(x.to(self.pos.weight.dtype))
+            x = x.to(self.pos.weight.dtype)
+            x = self.pos(x) if self.deployed else x + self.pos(x)
         for layer, norm, gamma in (
             (self.attn, self.norm1, self.gamma_1),
             (self.ffn, self.norm2, self.gamma_2),
         ):
             if workspace is None:
-                x = x + self.drop_path(_scaled(layer(norm(x)), gamma))
+                x = torch.addcmul(x, self._scale(gamma, x), layer(norm(x)))
                 continue
             for tile, branch in layer.tiles(x, norm, workspace):
-                x[tile].add_(_scaled(branch, gamma))
+                if self.deployed:
+                    x[tile].add_(branch)
+                else:
+                    x[tile].addcmul_(self._scale(gamma, x), branch)
         return x
 
+    def _scale(self, gamma: Tensor, x: Tensor) -> Tensor:
+        """The layer scale of each sample, 0 where drop path skips the branch."""
+        gamma = gamma.view(1, 1, 1, -1)
+        if not (self.training and self.drop_path.drop_prob):
+            return gamma
+        return self.drop_path(gamma.expand(len(x), 1, 1, -1))
+
     def switch_to_deploy(self) -> None:
-        """Folds identities, norms' scales and layer scales into products."""
-        self.pos.fold_residual()
-        self.ffn.dwconv.fold_residual()
+        """Folds the identity, norms' scales and layer scales into products."""
+        if self.deployed:
+            return
+        self.pos.fold_identity()
+        self.ffn.dwconv.fold_identity()
         self.attn.qkvo.fold_norm(self.norm1.norm)
         self.ffn.fc1.fold_norm(self.norm2.norm)
-        if self.gamma_1 is not None:
-            self.attn.proj.fold_scale(self.gamma_1)
-            self.ffn.fc2.fold_scale(self.gamma_2)
-            self.gamma_1 = self.gamma_2 = None
-
-
-def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
-    return x if gamma is None else x * gamma.flatten()
+        self.attn.proj.fold_scale(self.gamma_1)
+        self.ffn.fc2.fold_scale(self.gamma_2)
+        self.deployed = True
 
 
 class Stage(nn.Module):

@@ -57,19 +57,22 @@ class PointwiseConv(nn.Conv2d):
 
     @torch.no_grad()
     def fold_norm(self, norm: nn.LayerNorm) -> None:
-        """Takes over the scale and shift of the norm before: W (s x + t) + b."""
+        """Takes over scale and shift of the norm before it, W (s x + t) + b.
+
+        They stay, as ones and zeros: without them the CPU's kernel is the slower one.
+        """
         weight = self.weight.flatten(1)
         self.bias.add_(weight @ norm.bias)
         weight.mul_(norm.weight)
-        # Not removed: without scale and shift the CPU's kernel takes a slower way.
         nn.init.ones_(norm.weight)
         nn.init.zeros_(norm.bias)
 
     @torch.no_grad()
     def fold_scale(self, scale: Tensor) -> None:
-        """Takes over a scale of each output channel."""
+        """Takes over a scale of each output channel and leaves ones in its place."""
         self.weight.mul_(scale.view(-1, 1, 1, 1))
         self.bias.mul_(scale.flatten())
+        nn.init.ones_(scale)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -88,16 +91,20 @@ class DepthwiseConv(nn.Conv2d):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y = to_tokens(super().forward(to_image(x)))
-        return x + y if self.residual else y
+        # With the identity in the kernel, the sum takes no pass over the tokens.
+        weight = self.weight + self._identity() if self.residual else self.weight
+        return to_tokens(self._conv_forward(to_image(x), weight, self.bias))
 
     @torch.no_grad()
-    def fold_residual(self) -> None:
-        """Adds the identity to the kernel's centre."""
-        if self.residual:
-            centre = self.kernel_size[0] // 2
-            self.weight[:, 0, centre, centre] += 1
-            self.residual = False
+    def fold_identity(self) -> None:
+        """Adds the input to the result for good."""
+        self.weight.add_(self._identity())
+        self.residual = False
+
+    def _identity(self) -> Tensor:
+        """The kernel (C, 1, k, k) that gives back the input."""
+        one = torch.ones_like(self.weight[..., :1, :1])
+        return F.pad(one, (self.padding[0],) * 4)
 
 
 class ChannelLayerNorm(nn.Module):

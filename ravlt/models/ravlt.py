@@ -156,10 +156,9 @@ class RAVLT(BaseModule):
 
         Batch norms go into convolutions, scale and shift of layer norms into the next
         product, layer scales into the last one, and the identity of residual depthwise
-        convolutions into their kernels. The state dict afterwards lacks ``gamma_1``,
-        ``gamma_2`` and all batch norms; the norms before attention and feed-forward
-        network hold ones and zeros. Calling it again changes nothing; training
-        afterwards is an error.
+        convolutions into their kernels. The state dict afterwards lacks the batch
+        norms, and holds ones and zeros for what was folded. Calling it again changes
+        nothing; training afterwards is an error.
 
         Returns:
             The model itself, in eval mode.
@@ -213,9 +212,9 @@ class RAVLT(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _check_folded(self, state_dict: Mapping, prefix: str) -> None:
-        keys = [key for key in state_dict if key.startswith(f"{prefix}layers.")]
-        folded = not any(key.endswith(".gamma_1") for key in keys)
-        if keys and folded != self.deployed:
+        known = f"{prefix}patch_embed.proj.0.weight" in state_dict
+        folded = f"{prefix}patch_embed.proj.1.weight" not in state_dict
+        if known and folded != self.deployed:
             raise RAVLTError(
                 "The state dict was saved after switch_to_deploy(); call that on the "
                 "model before loading."
