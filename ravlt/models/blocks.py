@@ -56,7 +56,8 @@ class ConvFFN(nn.Module):
         for tile, outer, inner in grid_tiles(*x.shape[1:3], workspace.side, halo=1):
             hidden = self.fc1(normed[outer])
             hidden = self.dwconv(F.gelu(hidden, out=hidden))
-            yield tile, self.fc2(hidden[inner])
+            # Cropped after the product, whose input would have to be copied otherwise.
+            yield tile, self.fc2(hidden)[inner]
 
 
 class Block(nn.Module):

@@ -1,0 +1,1 @@
+"""Libraries behind tools/analysis_tools: what a model costs and computes."""
