@@ -49,7 +49,8 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(1)
-        if x.device.type == "cpu":
+        half = self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        if x.device.type == "cpu" and not half:
             # Given a bias, the CPU's product first copies it to every row, which
             # takes three times as long as adding it in place.
             return F.linear(x, weight).add_(self.bias)
