@@ -5,12 +5,13 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test lint
+.PHONY: env quickstart test lint benchmark
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
 	@echo "make test         set up and run the tests"
+	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 20 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
 	@echo "make lint         style checks"
 
@@ -29,3 +30,14 @@ test: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Peers are timm's, features only, at their usual sizes; RAVLT alone goes on to 4K.
+BENCHMARK := $(VENV)/bin/python tools/analysis_tools/benchmark.py --repeat 3 --warmup 1
+PEERS     := swin_tiny_patch4_window7_224 convnext_tiny resnet50
+benchmark: env
+	$(BENCHMARK) ravlt_t:rala ravlt_t $(PEERS) --deploy \
+		--sizes 512x512 800x1280 1600x2560 --out work_dirs/benchmark/inference
+	$(BENCHMARK) ravlt_t:rala --deploy --rounds 1 \
+		--sizes 512x512 800x1280 1600x2560 2160x3840 --out work_dirs/benchmark/linear
+	$(BENCHMARK) ravlt_t:rala reference_t:rala $(PEERS) --train --batch 2 \
+		--sizes 512x512 --out work_dirs/benchmark/training

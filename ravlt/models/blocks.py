@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .attention.rope import RoPE
-from .layers import ChannelLayerNorm, DepthwiseConv, Downsample, PointwiseConv
+from .depthwise import DepthwiseConv
+from .layers import ChannelLayerNorm, Downsample, PointwiseConv
 from .precision import autocast_off
 from .tiling import Region, Workspace, grid_tiles, row_tiles
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
 
+from .depthwise import to_image, to_tokens
 from .tiling import Workspace, grid_tiles
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
@@ -74,38 +75,6 @@ class PointwiseConv(nn.Conv2d):
         self.weight.mul_(scale.view(-1, 1, 1, 1))
         self.bias.mul_(scale.flatten())
         nn.init.ones_(scale)
-
-
-class DepthwiseConv(nn.Conv2d):
-    """A depthwise k x k convolution of (B, H, W, C) tokens, zero-padded.
-
-    Args:
-        channels: Number of channels, C.
-        kernel_size: Side of the kernel, k; odd.
-        residual: Whether to add the input to the result.
-    """
-
-    def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
-        super().__init__(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
-        )
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        # With the identity in the kernel, the sum takes no pass over the tokens.
-        weight = self.weight + self._identity() if self.residual else self.weight
-        return to_tokens(self._conv_forward(to_image(x), weight, self.bias))
-
-    @torch.no_grad()
-    def fold_identity(self) -> None:
-        """Adds the input to the result for good."""
-        self.weight.add_(self._identity())
-        self.residual = False
-
-    def _identity(self) -> Tensor:
-        """The kernel (C, 1, k, k) that gives back the input."""
-        one = torch.ones_like(self.weight[..., :1, :1])
-        return F.pad(one, (self.padding[0],) * 4)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -206,16 +175,6 @@ def fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
     conv.weight.mul_(scale.view(-1, 1, 1, 1))
     conv.bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
     return nn.Identity()
-
-
-def to_image(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W) without moving memory."""
-    return x.permute(0, 3, 1, 2)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C) without moving memory."""
-    return x.permute(0, 2, 3, 1)
 
 
 def to_maps(x: Tensor) -> Tensor:

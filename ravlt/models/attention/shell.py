@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ..layers import DepthwiseConv, PointwiseConv
+from ..depthwise import DepthwiseConv
+from ..layers import PointwiseConv
 from ..precision import at_least_float32
 from ..tiling import Region, Workspace, grid_tiles, row_tiles
 from .cores import build_core
