@@ -233,6 +233,16 @@ def test_metric_is_that_of_training(trained, evaluated):
     assert {n: after[n] for n in names} == {n: during[n] for n in names}
 
 
+def test_deploy_gives_the_same_metrics(trained, evaluated, shapes):
+    run = trained.test(shapes, "--deploy").succeeded()
+    hooks = re.search(r"\nbefore_test:\n(.*?)\n -", run.out, re.DOTALL).group(1)
+    assert "DeployHook" in hooks
+    plain, folded = evaluated[trained.config], read_metrics(trained.cwd)
+    names = {name for name in plain if "time" not in name}
+    assert trained.metric in names
+    assert {n: folded[n] for n in names} == {n: plain[n] for n in names}
+
+
 def test_segmentation_out_gives_the_metric(seg_run, evaluated, shapes):
     paths = sorted((seg_run.cwd / "out").iterdir())
     assert [path.name for path in paths] == [f"{i:06d}.png" for i in range(1, 5)]

@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.registry import MODELS
+from torch import nn
 
 import ravlt
 
@@ -13,3 +14,29 @@ def build(arch="test", seed: int = 0, **kwargs) -> ravlt.RAVLT:
 
 def images(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def randomize(model: nn.Module, mild: bool = False) -> nn.Module:
+    """Gives every parameter and statistic a value that would show a mistake.
+
+    Args:
+        model: Changed in place.
+        mild: Whether products keep the size of their inputs, so that rounding stays
+            small in float32.
+    """
+    generator = torch.Generator().manual_seed(3)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not name.endswith("angle"):
+            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            positive = name.endswith("running_var")
+            is_product = name.endswith("weight") and value.ndim == 4
+            spread = value[0].numel() ** -0.5 if mild and is_product else 0.3
+            value.copy_(noise.abs() + 0.5 if positive else noise * spread)
+    return model
+
+
+def error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Size of the difference over the size of what is expected."""
+    assert got.shape == expected.shape
+    expected = expected.double()
+    return ((got.double() - expected).norm() / expected.norm()).item()

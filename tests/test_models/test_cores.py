@@ -141,7 +141,7 @@ def test_the_released_order_of_operations():
 
 def test_token_weights_sum_to_one():
     q, k, _ = draw((7, 9))
-    weights = RALACore(16, 2).token_weights(elu1(q), elu1(k))
+    weights = RALACore(16, 2).token_weights(phi(q).mean(-2, keepdim=True), phi(k))
     torch.testing.assert_close(weights.sum(-2), torch.ones(2, 2, 1).double())
     assert weights.std() > 1e-4
     assert LinearCore(16, 2).token_weights(q, k) * 63 == pytest.approx(1)
@@ -150,7 +150,7 @@ def test_token_weights_sum_to_one():
 def test_linear_is_rala_without_the_weights():
     q, k, v = draw((4, 5))
     rala = RALACore(16, 2)
-    rala.token_weights = lambda q, k: 1 / k.shape[-2]
+    rala.token_weights = lambda q_mean, k: 1 / k.shape[-2]
     linear = LinearCore(16, 2, rope=True)
     torch.testing.assert_close(rala(q, k, v, (4, 5)), linear(q, k, v, (4, 5)))
 

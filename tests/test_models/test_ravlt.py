@@ -174,6 +174,7 @@ BAD = [
     (dict(out_indices=()), "must be distinct and rise"),
     (dict(frozen_stages=5), "frozen_stages=5 is out of range"),
     (dict(norm_cfg=dict(type="GN")), "norm_cfg has type='GN'"),
+    (dict(tile=-1), "tile=-1 is negative"),
 ]
 
 

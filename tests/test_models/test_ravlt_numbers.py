@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from backbones import build, images
+from backbones import build, images, randomize
 from torch import nn
 
 import ravlt
@@ -48,17 +48,6 @@ def twin_forward(model: ravlt.RAVLT, x: torch.Tensor) -> list[torch.Tensor]:
             x = conv(stage.downsample.reduction, x, stride=2, padding=1)
             x = stage.downsample.norm(x)
     return outs
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Gives every parameter and statistic a value that would show a mistake."""
-    generator = torch.Generator().manual_seed(3)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not name.endswith("angle"):
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            positive = name.endswith("running_var")
-            value.copy_(noise.abs() + 0.5 if positive else noise * 0.3)
-    return model
 
 
 @pytest.mark.parametrize("attn_types", ["rala", "linear", "softmax", None])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.models.archs import ARCHS
+from ravlt.models.blocks import Block
 
 
 def test_with_cp_gives_identical_gradients():
@@ -31,18 +32,25 @@ def test_with_cp_recomputes_in_training_only(monkeypatch):
     calls = []
     original = torch.utils.checkpoint.checkpoint
 
-    def spy(function, *args, use_reentrant):
-        calls.append(use_reentrant)
-        return original(function, *args, use_reentrant=use_reentrant)
+    def spy(function, *args, **kwargs):
+        calls.append(function)
+        assert kwargs["use_reentrant"] is False
+        return original(function, *args, **kwargs)
+
+    def blocks():
+        return sum(isinstance(function, Block) for function in calls)
 
     monkeypatch.setattr("ravlt.models.blocks.cp.checkpoint", spy)
-    model = build(with_cp=True)
+    model, depth = build(with_cp=True), sum(ARCHS["test"]["depths"])
     model.train()(images(2, 3, 32, 32))
-    assert calls == [False] * sum(ARCHS["test"]["depths"])
+    assert blocks() == depth
     model.eval()(images(2, 3, 32, 32))
+    assert blocks() == depth
+    calls.clear()
     with torch.no_grad():
         model.train()(images(2, 3, 32, 32))
-    assert len(calls) == sum(ARCHS["test"]["depths"])
+        model.eval()(images(2, 3, 32, 32))
+    assert calls == []  # nor are hidden maps of the feed-forward networks
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])

@@ -12,6 +12,7 @@ from ravlt.models.attention.rope import (
     rope_frequencies,
     rotary_table,
     rotate,
+    rotate_,
 )
 
 
@@ -25,14 +26,12 @@ def test_frequencies_include_both_ends():
     assert rope_frequencies(4) == (1.0,)
 
 
-def test_table_is_row_then_column():
-    table = rotary_table(16, (3, 5), torch.device("cpu"), torch.float64)
-    theta = rope_frequencies(16)
-    for row in range(3):
-        for col in range(5):
-            expected = [cmath.exp(1j * row * t) for t in theta]
-            expected += [cmath.exp(1j * col * t) for t in theta]
-            assert table[row * 5 + col].tolist() == pytest.approx(expected, abs=1e-14)
+def test_table_holds_the_turns_of_one_axis():
+    table = rotary_table(16, 5, torch.device("cpu"), torch.float64)
+    assert table.shape == (5, 4)
+    for n in range(5):
+        expected = [cmath.exp(1j * n * t) for t in rope_frequencies(16)]
+        assert table[n].tolist() == pytest.approx(expected, abs=1e-14)
 
 
 def test_rotation_acts_on_adjacent_pairs():
@@ -68,18 +67,33 @@ def test_scores_depend_on_offsets_only():
 def test_half_precision_leaves_the_table_alone():
     rope = RoPE(64).half()
     assert rope.angle.dtype == torch.float16
-    table = rotary_table(64, (336, 2), torch.device("cpu"), torch.float32)
-    exact = rotary_table(64, (336, 2), torch.device("cpu"), torch.float64)
+    table = rotary_table(64, 336, torch.device("cpu"), torch.float32)
+    exact = rotary_table(64, 336, torch.device("cpu"), torch.float64)
     assert (table - exact).abs().max() < 1e-4
 
 
-def test_table_is_built_once_a_size():
+def test_table_is_built_once_a_length():
     rotary_table.cache_clear()
     x = torch.zeros(1, 1, 6, 8)
     for hw in ((2, 3), (2, 3), (3, 2)):
         rotate(x, hw)
     assert rotary_table.cache_info().misses == 2
-    assert rotary_table.cache_info().hits == 1
+    assert rotary_table.cache_info().hits == 4
+
+
+def test_rotation_in_place_of_some_rows():
+    torch.manual_seed(0)
+    grid = (5, 4)
+    # Heads lie between tokens and channels in memory, as in the layer.
+    x = torch.randn(2, 20, 3, 8, dtype=torch.float64).transpose(1, 2)
+    before = x.clone()
+    expected = rotate(x, grid)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+    rows = x[:, :, 8:16]
+    assert rotate_(rows, grid, top=2) is rows
+    torch.testing.assert_close(rows, expected[:, :, 8:16], rtol=0, atol=1e-14)
+    for rest in (slice(8), slice(16, None)):
+        torch.testing.assert_close(x[:, :, rest], before[:, :, rest], rtol=0, atol=0)
 
 
 def test_table_from_inference_mode_serves_training():

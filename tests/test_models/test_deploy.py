@@ -1,0 +1,196 @@
+"""Folding, part by part: numbers against plain arithmetic, and every way to load."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from backbones import build, error, images, randomize
+from mmengine.config import Config
+from mmengine.model import BaseModule
+from mmengine.runner import load_checkpoint
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import ravlt
+from ravlt.analysis.reference import ReferenceRAVLT
+from ravlt.checkpoint import load_pretrained
+from ravlt.deploy import DeployHook
+from ravlt.engine.hooks import HOOKS
+from ravlt.errors import RAVLTError
+
+DEFAULT = ("rala", "rala", "softmax", "softmax")
+
+
+@pytest.mark.parametrize("attn_types", ["rala", "linear", DEFAULT])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 1e-5)]
+)
+@pytest.mark.parametrize("tile", [0, 7])
+def test_same_outputs(attn_types, dtype, bound, tile):
+    kwargs = dict(attn_types=attn_types, tile=tile)
+    model = randomize(build(**kwargs).to(dtype), mild=dtype is torch.float32).eval()
+    x = images(2, 3, 45, 70).to(dtype)
+    with torch.no_grad():
+        expected = model(x)
+        outs = model.switch_to_deploy()(x)
+    assert max(map(error, outs, expected)) < bound
+    with torch.enable_grad():
+        assert max(map(error, model(x), expected)) < bound
+
+
+def test_the_folded_weights_alone_give_the_outputs():
+    """The yardstick on folded parameters: without norms' scales, layer scales, norms.
+
+    What it adds itself, the identities of the depthwise convolutions, is taken out.
+    """
+    model = randomize(build(attn_types="rala").double()).eval()
+    x = images(1, 3, 64, 64).double()
+    expected = [out.detach() for out in model(x)]
+    twin = model.switch_to_deploy()
+    for block in (block for stage in twin.layers for block in stage.blocks):
+        for conv in (block.pos, block.ffn.dwconv):
+            with torch.no_grad():
+                conv.weight[:, :, 1, 1] -= 1
+    with torch.no_grad():
+        got = ReferenceRAVLT(twin)(x)
+    # The yardstick's rotary tables have the precision of float32.
+    assert max(map(error, got, expected)) < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+@pytest.mark.parametrize("frozen_stages", [-1, 0, 2, 4])
+def test_frozen_models_fold(frozen_stages, norm):
+    model = build(frozen_stages=frozen_stages, norm_cfg=dict(type=norm, eps=1e-3))
+    randomize(model.double()).eval()
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    x = images(1, 3, 64, 64).double()
+    with torch.no_grad():
+        expected = model(x)
+        outs = model.switch_to_deploy()(x)
+    assert max(map(error, outs, expected)) < 1e-11
+    assert not any(isinstance(m, _BatchNorm) for m in model.modules())
+    left = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert left == {n for n in frozen if n in dict(model.named_parameters())}
+
+
+@pytest.mark.parametrize("out_indices", [(0,), (1, 2)])
+def test_models_without_all_stages_fold(out_indices):
+    model = randomize(build(out_indices=out_indices).double()).eval()
+    x = images(1, 3, 45, 70).double()
+    with torch.no_grad():
+        expected = model(x)
+        outs = model.switch_to_deploy()(x)
+    assert max(map(error, outs, expected)) < 1e-11
+
+
+def test_folding_twice_changes_no_bit():
+    model = randomize(build()).switch_to_deploy()
+    before = copy.deepcopy(model.state_dict())
+    parts = list(model.modules())
+    assert model.switch_to_deploy() is model
+    assert all(a is b for a, b in zip(parts, model.modules(), strict=True))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_what_is_left_alone():
+    plain = randomize(build())
+    before = copy.deepcopy(plain.state_dict())
+    after = plain.switch_to_deploy().state_dict()
+    for key, value in after.items():
+        same = torch.equal(value, before[key])
+        untouched = key.startswith("extra_norms") or any(
+            part in key for part in (".angle", ".lepe.", "pos.bias", "dwconv.bias")
+        )
+        assert same is untouched, key
+
+
+def test_modes_afterwards():
+    model = build().train()
+    assert not model.switch_to_deploy().training
+    rest = [m for m in model.modules() if not isinstance(m, nn.Identity)]
+    assert not any(part.training for part in rest)
+    for quiet in (model.eval, lambda: model.train(False), nn.Sequential(model).eval):
+        quiet()
+    whole = nn.ModuleDict({"backbone": model})
+    for start in (model.train, whole.train):
+        with pytest.raises(RAVLTError, match="was folded .*cannot train"):
+            start()
+    assert not model.training
+
+
+LOADERS = {
+    "torch": lambda model, path: model.load_state_dict(torch.load(path)),
+    "loose": lambda model, path: model.load_state_dict(torch.load(path), strict=False),
+    "mmengine": lambda model, path: load_checkpoint(model, path, map_location="cpu"),
+    "pretrained": lambda model, path: load_pretrained(model, path),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_folded_and_plain_weights_do_not_mix(tmp_path, loader, nested):
+    if nested and loader == "pretrained":
+        pytest.skip("is for backbones")
+
+    def whole(model) -> nn.Module:
+        return nn.ModuleDict({"backbone": model}) if nested else model
+
+    paths = {}
+    models = {"plain": randomize(build()), "folded": randomize(build())}
+    models["folded"].switch_to_deploy()
+    for name, model in models.items():
+        paths[name] = str(tmp_path / f"{name}.pth")
+        torch.save(whole(model).state_dict(), paths[name])
+    load = LOADERS[loader]
+    for name, other, word in (
+        ("plain", "folded", "after"),
+        ("folded", "plain", "before"),
+    ):
+        model = copy.deepcopy(models[name])
+        message = f"saved {word} switch_to_deploy"
+        if loader == "pretrained":
+            message = "does not fit the model"
+        with pytest.raises(RAVLTError, match=message):
+            load(whole(model), paths[other])
+        fresh = build(seed=1)
+        if name == "folded":
+            fresh.switch_to_deploy()
+        load(whole(fresh), paths[name])
+        state = fresh.state_dict()
+        for key, value in models[name].state_dict().items():
+            assert torch.equal(state[key], value), key
+
+
+def test_nested_models_fold_and_others_are_refused():
+    detector = nn.ModuleDict({"neck": nn.Linear(2, 2), "backbone": randomize(build())})
+    x = images(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = detector["backbone"].eval()(x)
+        assert ravlt.switch_to_deploy(detector.train()) is detector
+        assert not detector.training
+        assert detector["backbone"].deployed
+        assert max(map(error, detector["backbone"](x), expected)) < 1e-4
+    with pytest.raises(RAVLTError, match="ModuleDict holds no RAVLT to fold"):
+        ravlt.switch_to_deploy(nn.ModuleDict({"neck": nn.Linear(2, 2)}))
+
+
+def test_hook_by_its_name():
+    cfg = Config(dict(hook=dict(type="DeployHook")))
+    hook = HOOKS.build(cfg.hook)
+    assert isinstance(hook, DeployHook)
+
+    class Detector(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = build()
+
+    runner = SimpleNamespace(model=Detector())
+    for moment in ("before_run", "before_train", "before_val", "before_val_epoch"):
+        getattr(hook, moment)(runner)
+    assert not runner.model.backbone.deployed
+    runner.model.train()
+    hook.before_test(runner)
+    assert runner.model.backbone.deployed

@@ -1,0 +1,127 @@
+"""Memory is linear in the tokens: no N x N tensor, and what a backward pass keeps."""
+
+import pytest
+import torch
+from backbones import build, images
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ravlt.analysis.reference import ReferenceRAVLT
+from ravlt.models.tiling import Workspace
+
+SETTINGS = {
+    "rala": "rala",
+    "linear": "linear",
+    "default": ("rala", "rala", "softmax", "softmax"),
+    "softmax": "softmax",
+}
+settings = pytest.mark.parametrize("attn_types", SETTINGS.values(), ids=SETTINGS)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation's result had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel, self.shape = 0, ()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.numel() > self.numel:
+                self.numel, self.shape = leaf.numel(), tuple(leaf.shape)
+        return out
+
+
+def largest(function, *args, backward: bool) -> LargestTensor:
+    with LargestTensor() as seen, torch.set_grad_enabled(backward):
+        outs = function(*args)
+        if backward:
+            outs = outs if isinstance(outs, tuple) else (outs,)
+            sum(out.square().sum() for out in outs).backward()
+    return seen
+
+
+@pytest.mark.parametrize("case", ["train", "with_cp", "eval", "tiles"])
+@settings
+def test_no_stage_makes_a_square_of_its_tokens(attn_types, case):
+    """Each stage by itself, on as many tokens as make the square stand out."""
+    height, width = 40, 52
+    squared = (height * width) ** 2
+    model = build(attn_types=attn_types, with_cp=case == "with_cp")
+    model.train(case in ("train", "with_cp"))
+    for stage, dim in zip(model.layers, model.embed_dims, strict=True):
+        x = images(1, height, width, dim)
+        workspace = Workspace(x, 11) if case == "tiles" else None
+        backward = case in ("train", "with_cp")
+        seen = largest(stage, x, workspace, backward=backward)
+        # The widest legitimate tensor: queries, keys, values and gate together.
+        assert seen.numel == 4 * x.numel() or workspace
+        assert seen.numel < squared / 8, seen.shape
+
+
+@settings
+def test_the_largest_tensor_of_the_network_grows_linearly(attn_types):
+    model = build(attn_types=attn_types)
+    small, large = (
+        largest(model, images(2, 3, 64 * f, 96 * f), backward=True).numel
+        for f in (1, 2)
+    )
+    assert large == 4 * small
+
+
+def test_explicit_scores_would_be_seen():
+    model = build(attn_types="softmax")
+    x = images(1, 3, 128, 160)
+    squared = (32 * 40) ** 2
+    reference = largest(ReferenceRAVLT(model), x, backward=True)
+    assert reference.shape[-2:] == (32 * 40, 32 * 40)
+    assert reference.numel == squared
+    assert largest(model, x, backward=True).numel < squared / 8
+
+
+def kept_bytes(model, x) -> int:
+    """What the graph keeps besides parameters and buffers: each storage once."""
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outs = model(x)  # alive, so that no address is used twice
+    for tensor in model.state_dict().values():
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    assert all(out.requires_grad for out in outs)
+    return sum(storages.values())
+
+
+@settings
+def test_training_memory_grows_linearly(attn_types):
+    model = build(attn_types=attn_types).train()
+    small, large = (kept_bytes(model, images(2, 3, 64 * f, 96 * f)) for f in (1, 2))
+    assert large / small == pytest.approx(4, rel=0.05)
+
+
+def test_quadratic_training_memory_would_be_seen():
+    model = ReferenceRAVLT(build(attn_types="softmax").train())
+    small, large = (kept_bytes(model, images(2, 3, 64 * f, 96 * f)) for f in (1, 2))
+    assert large / small > 6
+
+
+@pytest.mark.parametrize("attn_types", ["rala", SETTINGS["default"]])
+def test_recomputed_blocks_keep_less(attn_types):
+    x = images(2, 3, 128, 192)
+    plain, saving = (
+        kept_bytes(build(attn_types=attn_types, with_cp=with_cp).train(), x)
+        for with_cp in (False, True)
+    )
+    assert saving < 0.4 * plain
+
+
+def test_the_feed_forward_network_keeps_one_hidden_map():
+    """And not what GELU and the convolution make of it."""
+    ffn = build().layers[0].blocks[0].ffn
+    x = images(1, 16, 24, 16)
+    assert kept_bytes(ffn, x) == 4 * (x.numel() + 16 * 24 * ffn.fc1.out_channels)

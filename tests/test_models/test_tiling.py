@@ -1,0 +1,211 @@
+"""Inference in tiles, part by part: cuts, cores, memory, hooks, half precision."""
+
+import copy
+
+import pytest
+import torch
+from backbones import build, error, images, randomize
+
+from ravlt.models.attention import CORES, build_core
+from ravlt.models.tiling import Workspace, grid_tiles, row_tiles, workspace_for
+
+DEFAULT = ("rala", "rala", "softmax", "softmax")
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 1000), (9, 1), (31, 100), (45, 101)])
+@pytest.mark.parametrize("side", [1, 2, 5, 10, 64])
+def test_no_tile_is_too_large_and_each_cell_is_in_one(hw, side):
+    cells = torch.arange(hw[0] * hw[1]).view(1, *hw, 1)
+    for halo in (0, 3, 5):
+        seen = torch.zeros_like(cells)
+        for tile, outer, inner in grid_tiles(*hw, side, halo):
+            assert 1 <= cells[tile].numel() <= side**2
+            assert torch.equal(cells[outer][inner], cells[tile])
+            for i, length in enumerate(hw, 1):
+                assert outer[i].start == max(tile[i].start - halo, 0)
+                assert outer[i].stop == min(tile[i].stop + halo, length)
+            seen[tile] += 1
+        assert (seen == 1).all()
+    rows = list(row_tiles(*hw, side))
+    assert [r for a, b in rows for r in range(a, b)] == list(range(hw[0]))
+    assert all(b - a == 1 or (b - a) * hw[1] <= side**2 for a, b in rows)
+
+
+def test_tiles_are_few_and_nearly_square():
+    tiles = [tile for tile, *_ in grid_tiles(200, 336, 96, halo=1)]
+    assert {(r.stop - r.start, c.stop - c.start) for _, r, c in tiles} == {(100, 84)}
+    assert len(tiles) == 2 * 4
+    assert len(list(grid_tiles(96, 96, 96, halo=1))) == 1
+
+
+@pytest.mark.parametrize("hw", [(7, 9), (1, 5), (6, 1)], ids=str)
+@pytest.mark.parametrize("name", CORES)
+def test_cores_mix_in_tiles(name, hw):
+    core = build_core(name, 16, 2)
+    torch.manual_seed(0)
+    # Heads lie between tokens and channels in memory, as in the layer.
+    tokens = torch.randn(3, 2, hw[0] * hw[1], 2, 8, dtype=torch.float64)
+    q, k, v = tokens.transpose(2, 3)
+    expected = core.dense(q, k, v, hw) @ v
+    for side in (1, 4, 20):
+        memory = tokens.clone().transpose(2, 3)
+        got = core.mix_(*memory, hw, side)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
+        assert torch.equal(memory[2], v)
+
+
+def test_blocks_share_the_memory(monkeypatch):
+    addresses = {}
+    original = Workspace.empty
+
+    def spy(self, name, like, dtype):
+        memory = original(self, name, like, dtype)
+        assert memory.shape == like.shape and memory.is_contiguous()
+        addresses.setdefault(name, []).append(memory.data_ptr())
+        return memory
+
+    monkeypatch.setattr(Workspace, "empty", spy)
+    with torch.no_grad():
+        build(tile=9).eval()(images(2, 3, 64, 96))
+    assert addresses
+    for name, places in addresses.items():
+        assert len(places) >= 5, name  # blocks
+        assert len(set(places)) == 1, name
+
+
+def test_larger_tensors_get_new_memory():
+    workspace = Workspace(torch.empty(0), 3)
+    small, large = (workspace.empty("q", torch.empty(n), torch.float32) for n in (2, 9))
+    assert len(large) == 9
+    assert small.data_ptr() != large.data_ptr()
+
+
+def test_when_tiles_are_used():
+    x = images(1, 3, 64, 64)
+    model = build().eval()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert workspace_for(model, x, 5).side == 5
+            assert workspace_for(model, x, None).side == 96
+            assert workspace_for(model, x, 0) is None
+            assert workspace_for(model.train(), x, 5) is None
+            model.eval()
+    assert workspace_for(model, x, 5) is None
+
+
+def test_tiles_of_the_stem():
+    model, sizes = build(tile=5).eval(), []
+    model.patch_embed.proj.register_forward_hook(
+        lambda _, args, out: sizes.append(tuple(args[0].shape[2:]))
+    )
+    x = images(1, 3, 64, 64)
+    model(x)
+    assert sizes == [(64, 64)]  # gradients are on
+    sizes.clear()
+    with torch.no_grad():
+        model(x)
+    # 16 x 16 tokens in tiles of 4 x (5, 5, 6), with two tokens around.
+    assert len(sizes) == 4 * 3
+    assert max(h for h, _ in sizes) == 4 * (4 + 4)
+    assert max(w for _, w in sizes) == 4 * (5 + 4)
+
+
+SIZES = {1: (29, 37), 3: (45, 70), 9: (101, 70), 64: (37, 600)}
+
+
+@pytest.mark.parametrize("attn_types", ["rala", "linear", DEFAULT])
+@pytest.mark.parametrize("tile", SIZES)
+def test_tiles_equal_the_whole_grid_before_and_after_folding(attn_types, tile):
+    model = randomize(build(tile=tile, attn_types=attn_types).double()).eval()
+    whole = copy.deepcopy(model)
+    whole.tile = 0
+    x = images(2 + tile % 2, 3, *SIZES[tile]).double()
+    before = x.clone()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        torch.testing.assert_close(list(whole(x)), expected, rtol=0, atol=0)
+        for outs in (model(x), model.switch_to_deploy()(x)):
+            torch.testing.assert_close(list(outs), expected, rtol=1e-11, atol=1e-11)
+    folded = [out.detach() for out in model(x)]
+    torch.testing.assert_close(folded, expected, rtol=1e-11, atol=1e-11)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("tile", [3, 64])  # with and without splitting the batch
+def test_hooks_see_what_they_would_on_whole_grids(tile, deploy):
+    """And what a hook keeps, or a layer was given, does not change later."""
+    model = randomize(build(tile=tile).double()).eval()
+    x = images(2, 3, 45, 70).double()
+    watched = {"patch_embed": model.patch_embed}
+    for i, stage in enumerate(model.layers):
+        watched[f"layers.{i}"] = stage
+        watched |= {f"layers.{i}.blocks.{j}": b for j, b in enumerate(stage.blocks)}
+
+    def forward() -> list[tuple]:
+        seen = []
+
+        def keep(name):
+            return lambda module, args, out: seen.append(
+                (name, out, out.detach().clone(), args[0], args[0].detach().clone())
+            )
+
+        handles = [m.register_forward_hook(keep(n)) for n, m in watched.items()]
+        model(x)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    expected = {name: out for name, _, out, *_ in forward()}
+    if deploy:
+        model.switch_to_deploy()
+    with torch.no_grad():
+        seen = forward()
+    assert expected.keys() == watched.keys() == {name for name, *_ in seen}
+    for name, out, out_then, given, given_then in seen:
+        assert torch.equal(out, out_then), name
+        assert torch.equal(given, given_then), name
+    for name, whole in expected.items():
+        got = torch.cat([out for found, out, *_ in seen if found == name])
+        torch.testing.assert_close(got, whole, rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_inference_mode():
+    model = build(tile=5).eval()
+    x = images(2, 3, 45, 70)
+    with torch.no_grad():
+        expected = model(x)
+    with torch.inference_mode():
+        got = model(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    sum(out.square().sum() for out in model.train()(x)).backward()  # tables serve both
+
+
+def test_training_without_gradients_updates_statistics_as_with_them():
+    model = randomize(build(tile=3).double()).train()
+    twin = copy.deepcopy(model)
+    x = images(2, 3, 45, 70).double()
+    expected = [out.detach() for out in twin(x)]
+    with torch.no_grad():
+        outs = model(x)
+    torch.testing.assert_close(list(outs), expected, rtol=0, atol=0)
+    for name, value in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("tile", [0, 9])
+@pytest.mark.parametrize("attn_types", ["rala", DEFAULT])
+def test_bfloat16(attn_types, tile):
+    """Autocast, and a module of half precision, against float32 on whole grids."""
+    model = randomize(build("t", attn_types=attn_types, tile=0), mild=True).eval()
+    x = images(1, 3, 96, 128)
+    with torch.no_grad():
+        exact = model(x)
+        model.tile = tile
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(x)
+        half = model.bfloat16()(x.bfloat16())
+    for a, b, expected in zip(mixed, half, exact, strict=True):
+        assert 1e-5 < error(a, expected) < 2e-2
+        assert b.dtype == torch.bfloat16
+        assert 1e-5 < error(b, expected) < 5e-2
