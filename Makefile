@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
 	@echo "make test         set up and run the tests"
-	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 20 min)"
+	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
 	@echo "make lint         style checks"
 

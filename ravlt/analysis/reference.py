@@ -88,14 +88,14 @@ _CORES = {"rala": _rala, "softmax": _softmax}
 def _tables(head_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """Sine and cosine of every feature of every token, each (H * W, d)."""
     height, width = x.shape[-2:]
-    theta = torch.tensor(rope_frequencies(head_dim), device=x.device)
+    theta = torch.tensor(rope_frequencies(head_dim), device=x.device, dtype=x.dtype)
     theta = theta.repeat_interleave(2)
     rows = torch.arange(height, device=x.device)[:, None, None] * theta
     cols = torch.arange(width, device=x.device)[None, :, None] * theta
     angles = torch.cat(
         (rows.expand(height, width, -1), cols.expand(height, width, -1)), dim=-1
     ).reshape(height * width, head_dim)
-    return angles.sin().to(x.dtype), angles.cos().to(x.dtype)
+    return angles.sin(), angles.cos()
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:

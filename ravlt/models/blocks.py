@@ -43,6 +43,8 @@ class ConvFFN(nn.Module):
     ) -> Iterator[tuple[Region, Tensor]]:
         """Computes ``self(norm(x))`` for inference, tile by tile.
 
+        All of ``x`` has been read when the first tile comes: it may then be changed.
+
         Args:
             x: Tokens of shape (B, H, W, C).
             norm: The norm before this layer.

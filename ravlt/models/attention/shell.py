@@ -75,6 +75,7 @@ class Attention(nn.Module):
     ) -> list[Tensor]:
         """Gives q, k (float32 or wider), v and gate, all of the shape of x."""
         parts = []
+        # Smaller tiles, because the product is wide: 4 C.
         for top, bottom in row_tiles(*x.shape[1:3], workspace.side // 2):
             qkvo = self.qkvo(norm(x[:, top:bottom])).chunk(4, dim=-1)
             if not parts:
