@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import under_cpu_autocast
+from .recording import is_recorded
+
 
 class DepthwiseConv(nn.Conv2d):
     """A depthwise k x k convolution of (B, H, W, C) tokens, zero-padded.
@@ -46,9 +49,8 @@ def _gradient_in_pieces(x: Tensor, weight: Tensor) -> bool:
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not under_cpu_autocast()
+        and not is_recorded()
     )
 
 

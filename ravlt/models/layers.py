@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ravlt.errors import RAVLTError
 
 from .depthwise import to_image, to_tokens
+from .precision import under_cpu_autocast
 from .tiling import Workspace, grid_tiles
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
@@ -50,7 +51,7 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(1)
-        half = self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        half = self.weight.dtype != torch.float32 or under_cpu_autocast()
         if x.device.type == "cpu" and not half:
             # Given a bias, the CPU's product first copies it to every row, which
             # takes three times as long as adding it in place.

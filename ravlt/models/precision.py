@@ -16,3 +16,11 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
     if x.device.type == "meta":  # has no autocast, and needs none
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def under_cpu_autocast() -> bool:
+    """Whether products on a CPU are in half precision now."""
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # before PyTorch 2.4
+        return torch.is_autocast_cpu_enabled()

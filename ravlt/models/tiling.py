@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .recording import is_recorded
+
 # Tokens along a side of a tile. On a CPU a tile's tensors stay in the caches, and the
 # allocator recycles them; elsewhere tiles only bound the memory, and are so large that
 # few images need more than one.
@@ -61,13 +63,7 @@ def workspace_for(module: nn.Module, x: Tensor, tile: int | None) -> Workspace |
         None if whole grids are to be computed: in training, where gradients are asked
         for, for compilers and tracers (which unroll loops), and where ``tile`` is 0.
     """
-    whole = (
-        tile == 0
-        or module.training
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    )
+    whole = tile == 0 or module.training or torch.is_grad_enabled() or is_recorded()
     return None if whole else Workspace(x, tile)
 
 

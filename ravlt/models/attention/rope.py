@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
 
+from ..recording import is_recorded
+
 _BASE = 10000.0
 _TOLERANCE = 1e-6
 
@@ -66,7 +68,7 @@ def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:
     Returns:
         A tensor of the same shape: (a, b) -> (a cos - b sin, b cos + a sin).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_recorded():
         return _rotate_real(x, hw)
     return _Rotation.apply(x, *_tables(x, hw))
 
