@@ -23,20 +23,21 @@ def timed_children(model: nn.Module) -> Iterator[dict[str, float]]:
         Seconds by name of the child, filled while the context is open.
     """
     seconds: dict[str, float] = {}
-    running: list[str] = []
+    running = False
 
     def timed(name: str, method):
         @functools.wraps(method)
         def call(*args, **kwargs):
+            nonlocal running
             if running:
                 return method(*args, **kwargs)
-            running.append(name)
+            running = True
             start = time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
                 seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-                running.clear()
+                running = False
 
         return call
 

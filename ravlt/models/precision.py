@@ -8,7 +8,7 @@ from torch import Tensor
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Lifts half precision to float32; leaves float32 and float64 alone."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:

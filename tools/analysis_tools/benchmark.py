@@ -2,14 +2,12 @@
 """Measures time, memory and cost of models side by side, each in a fresh process."""
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import torch
 
@@ -129,11 +127,9 @@ def measure(args: argparse.Namespace) -> dict:
     return row | {"machine": describe_machine(device)}
 
 
-@contextlib.contextmanager
-def precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Autocast for half precision, nothing for float32."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        yield
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def count(name: str, size: tuple[int, int], batch: int) -> dict:
@@ -201,9 +197,7 @@ def in_mb(count: int | None) -> float | None:
 
 def report(args: argparse.Namespace, rows: list[dict]) -> None:
     """Prints the table, and writes files if asked to."""
-    machine = rows[0].pop("machine")
-    for row in rows[1:]:
-        row.pop("machine")
+    machine, *_ = (row.pop("machine") for row in rows)
     lines = [", ".join(f"{k}: {v}" for k, v in machine.items()), ""]
     lines += ["    python " + " ".join(sys.argv), "", markdown_table(rows), ""]
     for key, title in (("seconds", "Time"), ("peak_mb", "Memory")):

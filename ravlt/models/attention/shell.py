@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from ..depthwise import DepthwiseConv
 from ..layers import PointwiseConv
-from ..precision import at_least_float32
 from ..tiling import Region, Workspace, grid_tiles, row_tiles
 from .cores import build_core
 
@@ -80,13 +80,9 @@ class Attention(nn.Module):
             qkvo = self.qkvo(norm(x[:, top:bottom])).chunk(4, dim=-1)
             if not parts:
                 narrow = qkvo[0].dtype
-                wide = at_least_float32(qkvo[0][:0]).dtype
-                parts = [
-                    workspace.empty(name, x, dtype)
-                    for name, dtype in zip(
-                        "qkvo", (wide, wide, narrow, narrow), strict=True
-                    )
-                ]
+                wide = torch.promote_types(narrow, torch.float32)
+                dtypes = dict(q=wide, k=wide, v=narrow, o=narrow)
+                parts = [workspace.empty(n, x, dtype) for n, dtype in dtypes.items()]
             for part, tile in zip(parts, qkvo, strict=True):
                 part[:, top:bottom] = tile
         return parts
