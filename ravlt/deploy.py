@@ -1,6 +1,6 @@
 """Exact folds for inference, in whole detectors and segmentors."""
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
@@ -45,5 +45,11 @@ class DeployHook(Hook):
     """
 
     def before_test(self, runner) -> None:
-        """Folds the model of the runner."""
+        """Folds the model of the runner, and the average that an EMAHook keeps of it.
+
+        That hook exchanges their parameters by position before the first image.
+        """
         switch_to_deploy(runner.model)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                switch_to_deploy(hook.ema_model)

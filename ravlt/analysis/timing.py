@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 _SQUARE = 2048
 
@@ -63,8 +64,13 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> int | None:
     return _status_bytes("VmHWM") - before
 
 
-def saved_bytes(step: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, parameters included."""
+def saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
+    """Bytes that a forward pass keeps for the backward pass.
+
+    Args:
+        step: The forward pass.
+        model: Whose parameters and buffers do not count: they are there anyway.
+    """
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -75,6 +81,8 @@ def saved_bytes(step: Callable[[], object]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         keep = step()  # alive until counted, so that no address is used twice
     del keep
+    for tensor in (*model.parameters(), *model.buffers()):
+        seen.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(seen.values())
 
 

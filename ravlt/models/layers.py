@@ -16,6 +16,7 @@ from ravlt.errors import RAVLTError
 
 from .depthwise import to_image, to_tokens
 from .precision import under_cpu_autocast
+from .recording import is_recorded
 from .tiling import Workspace, grid_tiles
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
@@ -30,7 +31,8 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
         channels: Number of channels.
 
     Raises:
-        RAVLTError: If the type is another one.
+        RAVLTError: If the type is another one, or the norm would keep no statistics
+            or have no scale and shift.
     """
     cfg = dict(norm_cfg)
     name = cfg.pop("type", None)
@@ -39,6 +41,11 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
             f"norm_cfg has type={name!r}, but RAVLT's stem and downsampling hold batch "
             f"norms; use one of {sorted(_NORMS)}."
         )
+    for flag in ("affine", "track_running_stats"):
+        if not cfg.get(flag, True):
+            raise RAVLTError(
+                f"norm_cfg has {flag}=False, which no RAVLT checkpoint fits; leave it out."
+            )
     requires_grad = cfg.pop("requires_grad", True)
     return _NORMS[name](channels, **cfg).requires_grad_(requires_grad)
 
@@ -184,6 +191,8 @@ def to_maps(x: Tensor) -> Tensor:
     mmcv's RoIAlign reads any memory format as contiguous, in silence, and convolutions
     would hand ours down to it.
     """
+    if is_recorded():  # a loop would be unrolled for one size of batch
+        return to_image(x).contiguous()
     b, h, w, c = x.shape
     # Plain matrices: their transposition goes in blocks, an image's element by element.
     maps = [image.flatten(0, 1).t().contiguous() for image in x]

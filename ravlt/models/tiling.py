@@ -44,11 +44,12 @@ class Workspace:
 
         Fresh memory costs the CPU more than what is written to it: every page faults.
         """
+        size = like.numel() * dtype.itemsize
         flat = self._memory.get(name)
-        if flat is None or flat.dtype != dtype or flat.numel() < like.numel():
-            flat = like.new_empty(like.numel(), dtype=dtype)
+        if flat is None or flat.numel() < size:
+            flat = like.new_empty(size, dtype=torch.uint8)
             self._memory[name] = flat
-        return flat[: like.numel()].view(like.shape)
+        return flat[:size].view(dtype).view(like.shape)
 
 
 def workspace_for(module: nn.Module, x: Tensor, tile: int | None) -> Workspace | None:

@@ -131,9 +131,11 @@ def test_memory_of_known_calls():
     )
     assert grown == pytest.approx(100e6, rel=0.05)
 
-    weight = torch.ones(1000, requires_grad=True)
+    model = nn.ParameterList([torch.ones(1000)])
+    weight, unused = model[0], nn.Linear(2, 2)
     # exp keeps its result, the product both factors; sums keep nothing.
-    assert saved_bytes(lambda: (weight.exp() * weight).sum()) == 8000
+    assert saved_bytes(lambda: (weight.exp() * weight).sum(), unused) == 8000
+    assert saved_bytes(lambda: (weight.exp() * weight).sum(), model) == 4000
 
 
 def test_growth_of_a_power_law():

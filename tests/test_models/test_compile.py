@@ -45,8 +45,8 @@ def test_one_compilation_for_all_sizes(attn_types, out_indices, train):
     model = build(attn_types=attn_types, out_indices=out_indices).train(train)
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, dynamic=True, fullgraph=True)
-    for size in ((64, 96), (80, 64), (37, 133)):
-        x = images(2, 3, *size)
+    for size in ((2, 64, 96), (2, 80, 64), (3, 37, 133), (4, 64, 64)):
+        x = images(size[0], 3, *size[1:])
         with torch.set_grad_enabled(train):
             outs, expected = compiled(x), model(x)
         for got, wanted in zip(outs, expected, strict=True):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from backbones import build, error, images, randomize
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -187,10 +188,32 @@ def test_hook_by_its_name():
             super().__init__()
             self.backbone = build()
 
-    runner = SimpleNamespace(model=Detector())
+    runner = SimpleNamespace(model=Detector(), hooks=[hook])
     for moment in ("before_run", "before_train", "before_val", "before_val_epoch"):
         getattr(hook, moment)(runner)
     assert not runner.model.backbone.deployed
     runner.model.train()
     hook.before_test(runner)
     assert runner.model.backbone.deployed
+
+
+def test_hook_beside_an_average_of_weights():
+    """EMAHook exchanges parameters by position; the average is what gets tested."""
+    model, average = randomize(build()).eval(), build(seed=1)
+    average.load_state_dict(model.state_dict())
+    for parameter in average.parameters():
+        parameter.data *= 0.9
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, plain = average.eval()(x), model(x)
+    ema, deploy = EMAHook(), DeployHook()
+    runner = SimpleNamespace(model=model, hooks=[ema, deploy])
+    ema.before_run(runner)
+    ema.ema_model.module.load_state_dict(average.state_dict())
+    for moment in ("before_test", "before_test_epoch"):
+        for hook in runner.hooks:
+            getattr(hook, moment)(runner)
+    with torch.no_grad():
+        assert max(map(error, model(x), expected)) < 1e-3
+        ema.after_test_epoch(runner)
+        assert max(map(error, model(x), plain)) < 1e-3

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ravlt.analysis.reference import ReferenceRAVLT
+from ravlt.analysis.timing import saved_bytes
 from ravlt.models.tiling import Workspace
 
 SETTINGS = {
@@ -81,20 +82,7 @@ def test_explicit_scores_would_be_seen():
 
 
 def kept_bytes(model, x) -> int:
-    """What the graph keeps besides parameters and buffers: each storage once."""
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outs = model(x)  # alive, so that no address is used twice
-    for tensor in model.state_dict().values():
-        storages.pop(tensor.untyped_storage().data_ptr(), None)
-    assert all(out.requires_grad for out in outs)
-    return sum(storages.values())
+    return saved_bytes(lambda: model(x), model)
 
 
 @settings

@@ -174,6 +174,11 @@ BAD = [
     (dict(out_indices=()), "must be distinct and rise"),
     (dict(frozen_stages=5), "frozen_stages=5 is out of range"),
     (dict(norm_cfg=dict(type="GN")), "norm_cfg has type='GN'"),
+    (dict(norm_cfg=dict(type="BN", affine=False)), "norm_cfg has affine=False"),
+    (
+        dict(norm_cfg=dict(type="SyncBN", track_running_stats=False)),
+        "norm_cfg has track_running_stats=False",
+    ),
     (dict(tile=-1), "tile=-1 is negative"),
 ]
 

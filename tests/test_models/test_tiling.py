@@ -80,6 +80,16 @@ def test_larger_tensors_get_new_memory():
     assert small.data_ptr() != large.data_ptr()
 
 
+def test_a_name_keeps_its_memory_whatever_the_precision():
+    """Half-precision models ask for float32 queries and half inputs by turns."""
+    workspace, like = Workspace(torch.empty(0), 3), torch.empty(2, 4)
+    dtypes = (torch.float32, torch.float16, torch.float32, torch.bfloat16)
+    parts = [workspace.empty("q", like, dtype) for dtype in dtypes]
+    assert [part.dtype for part in parts] == list(dtypes)
+    assert all(part.shape == (2, 4) for part in parts)
+    assert len({part.data_ptr() for part in parts}) == 1
+
+
 def test_when_tiles_are_used():
     x = images(1, 3, 64, 64)
     model = build().eval()

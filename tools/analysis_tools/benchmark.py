@@ -116,9 +116,8 @@ def measure(args: argparse.Namespace) -> dict:
     rates.append(matmul_rate(device, dtype))
     row |= {"times": times, "matmul_rates": rates, "params_m": parameters / 1e6}
     if args.train:
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
         with precision(device, dtype):
-            row["saved_mb"] = in_mb(saved_bytes(step) - weights)
+            row["saved_mb"] = in_mb(saved_bytes(step, model))
     if is_config(name):
         with timed_children(model) as row["parts"]:
             run()
