@@ -12,6 +12,7 @@ from . import models
 from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
 from .deploy import switch_to_deploy  # also registers its hook
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
+from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
 from .errors import RAVLTError
 from .models import RAVLT
 from .version import __version__

@@ -5,11 +5,11 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ravlt.errors import RAVLTError
-from ravlt.models import RAVLT
+from ravlt.models.trunk import Trunk
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:
-    """Folds every RAVLT of a model, in place; see :meth:`RAVLT.switch_to_deploy`.
+    """Folds every RAVLT of a model, in place; see :meth:`Trunk.switch_to_deploy`.
 
     Args:
         model: A detector, a segmentor, or anything else that holds a RAVLT, such as
@@ -25,15 +25,15 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         >>> inferencer = DetInferencer('my_config.py', 'weights.pth')
         >>> switch_to_deploy(inferencer.model)
     """
-    backbones = [part for part in model.modules() if isinstance(part, RAVLT)]
-    if not backbones:
+    trunks = [part for part in model.modules() if isinstance(part, Trunk)]
+    if not trunks:
         raise RAVLTError(
             f"{type(model).__name__} holds no RAVLT to fold; leave --deploy or "
             f"switch_to_deploy() away."
         )
     model.eval()
-    for backbone in backbones:
-        backbone.switch_to_deploy()
+    for trunk in trunks:
+        trunk.switch_to_deploy()
     return model
 
 

@@ -30,7 +30,8 @@ optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
-        # A deviation: the paper's runs decay the layer scales.
+        # A deviation: the paper's runs decay biases and layer scales.
+        bias_decay_mult=0.0,
         custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
     ),
 )

@@ -21,9 +21,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
 
-optim_wrapper = dict(
-    loss_scale="dynamic",
-    optimizer=dict(weight_decay=0.05),
-    # By name: the batch norms inside the stem are called otherwise, and decay.
-    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
-)
+optim_wrapper = dict(loss_scale="dynamic", optimizer=dict(weight_decay=0.05))

@@ -24,5 +24,5 @@ model = dict(
     neck=dict(in_channels=[128, 256, 512], start_level=0),
 )
 
-# The recipe decays everything, norms included, and keeps one loss scale.
+# The recipe keeps one loss scale.
 optim_wrapper = dict(loss_scale=512.0, optimizer=dict(weight_decay=1e-4))

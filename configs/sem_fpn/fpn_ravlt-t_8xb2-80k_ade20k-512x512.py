@@ -28,9 +28,11 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4),
-    # A deviation: the paper's runs decay the layer scales.
     paramwise_cfg=dict(
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0))
+        # A deviation: the paper's runs decay everything.
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
     ),
 )
 

@@ -33,12 +33,10 @@ optim_wrapper = dict(
     loss_scale=512.0,
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(
-        custom_keys=dict(
-            norm=dict(decay_mult=0.0),
-            # A deviation: the paper's runs decay the layer scales.
-            gamma_1=dict(decay_mult=0.0),
-            gamma_2=dict(decay_mult=0.0),
-        )
+        norm_decay_mult=0.0,
+        # A deviation: the paper's runs decay biases and layer scales.
+        bias_decay_mult=0.0,
+        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
     ),
 )
 

@@ -99,10 +99,7 @@ def _host_step(
 ) -> Callable[[], object]:
     device = next(model.parameters()).device
     pixels = torch.randint(256, (batch, 3, *size), dtype=torch.uint8)
-    if type(model).__module__.startswith("mmseg."):
-        samples = [_segmentation_sample(size, model.num_classes) for _ in pixels]
-    else:
-        samples = [_detection_sample(size, model) for _ in pixels]
+    samples = [make_sample(model, size) for _ in pixels]
     data = {"inputs": [image.to(device) for image in pixels], "data_samples": samples}
 
     def step() -> object:
@@ -113,6 +110,18 @@ def _host_step(
         return losses
 
     return step
+
+
+def make_sample(model: nn.Module, size: tuple[int, int]):
+    """Makes up what a host's model wants to know of an image, and random labels.
+
+    Args:
+        model: A detector or segmentor.
+        size: Height and width of the image.
+    """
+    if type(model).__module__.startswith("mmseg."):
+        return _segmentation_sample(size, model.num_classes)
+    return _detection_sample(size, model)
 
 
 def _segmentation_sample(size: tuple[int, int], num_classes: int):

@@ -164,3 +164,32 @@ def _running_mean(values, share: float = 0.02) -> list[float]:
         weight = decay * weight + 1 - decay
         smooth.append(mean / weight)
     return smooth
+
+
+@HOOKS.register_module()
+class ClipGradHook(Hook):
+    """Clips the norm of the gradients.
+
+    The same as ``optim_wrapper.clip_grad``, for base files: two of them cannot both
+    set ``optim_wrapper``.
+
+    Args:
+        max_norm: Largest norm of all gradients together.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def before_train(self, runner) -> None:
+        """Sets the clipping.
+
+        Raises:
+            RAVLTError: If the config clips already.
+        """
+        wrapper = runner.optim_wrapper
+        if wrapper.clip_grad_kwargs:
+            raise RAVLTError(
+                "ClipGradHook and optim_wrapper.clip_grad both clip; remove one."
+            )
+        wrapper.clip_func = torch.nn.utils.clip_grad_norm_
+        wrapper.clip_grad_kwargs = dict(max_norm=self.max_norm)

@@ -1,9 +1,13 @@
 """Files that are whole or absent: a kill while writing leaves the old one."""
 
+import io
 import os
 import tempfile
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
+
+from ravlt.errors import RAVLTError
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -35,3 +39,21 @@ def use_atomic_writes() -> None:
     For programs, not for libraries: it changes mmengine's registry of backends.
     """
     register_backend("local", AtomicLocalBackend, force=True, prefixes="")
+
+
+def save_new(checkpoint: dict, path: str) -> None:
+    """``torch.save`` to a file that must not exist yet, see :func:`write_new`."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_new(buffer.getvalue(), path)
+
+
+def write_new(data: bytes, path: str) -> None:
+    """Writes a file at once or not at all.
+
+    Raises:
+        RAVLTError: If there is such a file already.
+    """
+    if os.path.exists(path):
+        raise RAVLTError(f"'{path}' exists; name another file or remove it.")
+    AtomicLocalBackend().put(data, path)

@@ -44,7 +44,7 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
     for flag in ("affine", "track_running_stats"):
         if not cfg.get(flag, True):
             raise RAVLTError(
-                f"norm_cfg has {flag}=False, which no RAVLT checkpoint fits; leave it out."
+                f"norm_cfg has {flag}=False, which fits no checkpoint; leave it out."
             )
     requires_grad = cfg.pop("requires_grad", True)
     return _NORMS[name](channels, **cfg).requires_grad_(requires_grad)

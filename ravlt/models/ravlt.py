@@ -2,22 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from mmengine.model import BaseModule, initialize, update_init_info
+from mmengine.model import initialize, update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ravlt.checkpoint import load_pretrained, warn_attn_types
+from ravlt.checkpoint import load_pretrained
 from ravlt.errors import RAVLTError
 
-from .archs import NUM_STAGES, per_stage, resolve_arch
-from .blocks import Stage
-from .layers import ChannelLayerNorm, Stem, to_maps
-from .tiling import workspace_for
+from .archs import NUM_STAGES
+from .layers import ChannelLayerNorm, to_maps
+from .trunk import Trunk, init_convolution
 
 
 @MODELS.register_module()
-class RAVLT(BaseModule):
+class RAVLT(Trunk):
     """Rank-Augmented Vision Linear Transformer as a backbone for dense prediction.
 
     From "Breaking the Low-Rank Dilemma of Linear Attention" (CVPR 2025,
@@ -72,48 +71,28 @@ class RAVLT(BaseModule):
         tile: int | None = None,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        settings = resolve_arch(arch)
-        if drop_path_rate is None:
-            drop_path_rate = settings["drop_path_rate"]
-        if layer_scale_init is None:
-            layer_scale_init = settings["layer_scale_init"]
-        layer_scale_init = per_stage("layer_scale_init", layer_scale_init)
-        self.arch = arch if isinstance(arch, str) else dict(arch)
-        self.attn_types = per_stage("attn_types", attn_types)
-        self.embed_dims = settings["embed_dims"]
-        self.out_indices = _check_out_indices(out_indices)
-        self.frozen_stages = _check_frozen_stages(frozen_stages)
-        self.norm_eval = norm_eval
-        self.tile = _check_tile(tile)
-        self.deployed = False
-
-        dims, depths = self.embed_dims, settings["depths"]
-        step = drop_path_rate / max(sum(depths) - 1, 1)
-        rates = [j * step for j in range(sum(depths))]
+        out_indices = _check_out_indices(out_indices)
         # Stages and norms that no output needs are not built: DDP stops at parameters
         # without a gradient.
-        last = self.out_indices[-1]
-        self.patch_embed = Stem(in_channels, dims[0], norm_cfg)
-        self.layers = nn.ModuleList(
-            Stage(
-                dims[i],
-                settings["num_heads"][i],
-                self.attn_types[i],
-                settings["mlp_ratio"],
-                rates[sum(depths[:i]) : sum(depths[: i + 1])],
-                layer_scale_init[i],
-                dims[i + 1] if i < last else None,
-                norm_cfg,
-                with_cp,
-            )
-            for i in range(last + 1)
+        super().__init__(
+            arch,
+            attn_types,
+            in_channels,
+            out_indices[-1] + 1,
+            drop_path_rate,
+            layer_scale_init,
+            norm_cfg,
+            with_cp,
+            tile,
+            init_cfg,
         )
+        self.out_indices = out_indices
+        self.frozen_stages = _check_frozen_stages(frozen_stages)
+        self.norm_eval = norm_eval
         self.extra_norms = nn.ModuleDict(
-            {str(i): ChannelLayerNorm(dims[i]) for i in self.out_indices}
+            {str(i): ChannelLayerNorm(self.embed_dims[i]) for i in out_indices}
         )
-        self.apply(_init_convolution)
-        self._register_state_dict_hook(_record_attn_types)
+        self.apply(init_convolution)
         self._freeze()
 
     def init_weights(self) -> None:
@@ -140,46 +119,11 @@ class RAVLT(BaseModule):
             One tensor for each of ``out_indices``: (B, C_i, ceil(H / s), ceil(W / s))
             with strides s of 4, 8, 16, 32, contiguous.
         """
-        workspace = workspace_for(self, x, self.tile)
-        x = self.patch_embed(x, workspace)
-        outs = []
-        for i, stage in enumerate(self.layers):
-            x = stage(x, workspace)
-            if i in self.out_indices:
-                outs.append(to_maps(self.extra_norms[str(i)](x)))
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        return tuple(outs)
-
-    def switch_to_deploy(self) -> "RAVLT":
-        """Folds the network into fewer passes for inference, in place; exact.
-
-        Batch norms go into convolutions, scale and shift of layer norms into the next
-        product, layer scales into the last one, and the identity of residual depthwise
-        convolutions into their kernels. The state dict afterwards lacks the batch
-        norms, and holds ones and zeros for what was folded. Calling it again changes
-        nothing; training afterwards is an error.
-
-        Returns:
-            The model itself, in eval mode.
-        """
-        self.eval()
-        for part in (self.patch_embed, *self.layers):
-            part.switch_to_deploy()
-        self.deployed = True
-        return self
+        outs = self.run_stages(x, self._output)
+        return tuple(out for out in outs if out is not None)
 
     def train(self, mode: bool = True) -> "RAVLT":
-        """Sets the mode, but keeps frozen parts (and norms, if asked) in eval mode.
-
-        Raises:
-            RAVLTError: If training is asked of a folded network.
-        """
-        if mode and self.deployed:
-            raise RAVLTError(
-                "This RAVLT was folded by switch_to_deploy() and cannot train; build a "
-                "new one and load the checkpoint it came from."
-            )
+        """Sets the mode, but keeps frozen parts (and norms, if asked) in eval mode."""
         super().train(mode)
         if mode:
             for part in self._frozen_parts():
@@ -190,8 +134,10 @@ class RAVLT(BaseModule):
                         module.eval()
         return self
 
-    def extra_repr(self) -> str:
-        return f"arch={self.arch!r}, attn_types={self.attn_types}"
+    def _output(self, stage: int, x: Tensor) -> Tensor | None:
+        if stage in self.out_indices:
+            return to_maps(self.extra_norms[str(stage)](x))
+        return None
 
     def _freeze(self) -> None:
         for part in self._frozen_parts():
@@ -204,40 +150,6 @@ class RAVLT(BaseModule):
         return parts + [
             norm for i, norm in self.extra_norms.items() if int(i) < self.frozen_stages
         ]
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
-        if "attn_types" in local_metadata:
-            warn_attn_types(local_metadata["attn_types"], self.attn_types)
-        self._check_folded(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def _check_folded(self, state_dict: Mapping, prefix: str) -> None:
-        known = f"{prefix}patch_embed.proj.0.weight" in state_dict
-        folded = f"{prefix}patch_embed.proj.1.weight" not in state_dict
-        if known and folded != self.deployed:
-            raise RAVLTError(
-                "The state dict was saved after switch_to_deploy(); call that on the "
-                "model before loading."
-                if folded
-                else "The state dict was saved before switch_to_deploy(); load it "
-                "before calling that on the model."
-            )
-
-
-def _record_attn_types(model, state_dict, prefix, local_metadata) -> None:
-    """Writes the attention types into the metadata of any state dict with a RAVLT.
-
-    PyTorch and mmengine carry this metadata through saving and loading, whatever the
-    pipeline, so no hook has to be configured.
-    """
-    local_metadata["attn_types"] = model.attn_types
-
-
-def _init_convolution(module: nn.Module) -> None:
-    """Truncated normal of 0.02 and zero bias, as in the released code."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -259,9 +171,3 @@ def _check_frozen_stages(frozen_stages: int) -> int:
             f"or 1 to {NUM_STAGES}."
         )
     return frozen_stages
-
-
-def _check_tile(tile: int | None) -> int | None:
-    if tile is not None and tile < 0:
-        raise RAVLTError(f"tile={tile} is negative; use None, 0 or a number of tokens.")
-    return tile

@@ -41,19 +41,16 @@ class Recipe:
 
     lr: float
     weight_decay: float
-    exempt: str | None  # "name": parameters with norm in it; "layer": norm layers
     loss_scale: float | str | None  # None: fp32
     params: dict[str, int]  # millions, by size
 
 
 RECIPES = {
-    "retinanet": Recipe(1e-4, 1e-4, None, 512.0, dict(t=24, s=34, b=57, l=104)),
-    "mask-rcnn": Recipe(1e-4, 0.05, "name", "dynamic", dict(t=33, s=44, b=67, l=114)),
-    "cascade-mask-rcnn": Recipe(
-        1e-4, 0.05, "layer", "dynamic", dict(s=82, b=105, l=152)
-    ),
-    "fpn": Recipe(1e-4, 1e-4, None, None, dict(t=18, s=28, b=51, l=98)),
-    "upernet": Recipe(6e-5, 0.01, "name", 512.0, dict(s=55, b=77, l=125)),
+    "retinanet": Recipe(1e-4, 1e-4, 512.0, dict(t=24, s=34, b=57, l=104)),
+    "mask-rcnn": Recipe(1e-4, 0.05, "dynamic", dict(t=33, s=44, b=67, l=114)),
+    "cascade-mask-rcnn": Recipe(1e-4, 0.05, "dynamic", dict(s=82, b=105, l=152)),
+    "fpn": Recipe(1e-4, 1e-4, None, dict(t=18, s=28, b=51, l=98)),
+    "upernet": Recipe(6e-5, 0.01, 512.0, dict(s=55, b=77, l=125)),
 }
 
 

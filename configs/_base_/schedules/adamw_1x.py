@@ -6,9 +6,12 @@ optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="float16",
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999)),
-    # The paper's runs decay the layer scales, too. A deviation: decay pulls these
-    # vectors, and with them whole residual branches, towards zero.
+    # A deviation: the paper's runs decay biases and layer scales, and those of RetinaNet
+    # also norms. Decay pulls layer scales, and with them whole residual branches,
+    # towards zero.
     paramwise_cfg=dict(
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0))
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
     ),
 )

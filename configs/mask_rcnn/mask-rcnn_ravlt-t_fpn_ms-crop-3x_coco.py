@@ -1,0 +1,10 @@
+_base_ = "./mask-rcnn_ravlt-s_fpn_ms-crop-3x_coco.py"
+
+checkpoint_file = (
+    "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/RAVLT_T.pth"  # ImageNet-1k
+)
+
+model = dict(
+    backbone=dict(arch="t", init_cfg=dict(checkpoint=checkpoint_file)),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)

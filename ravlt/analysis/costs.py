@@ -1,0 +1,185 @@
+"""What the parts of a detector or segmentor cost: parameters and multiply-adds."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ravlt.models.blocks import Stage
+
+from .macs import count_macs_by_module
+from .subjects import build_subject, make_sample
+
+# As MMDetection 2 counted two-stage detectors, and with it the paper.
+_PROPOSALS, _MASKS = 1000, 100
+_ROI_HEADS = ("StandardRoIHead", "CascadeRoIHead")
+
+
+@dataclass
+class Cost:
+    """Parameters, and multiply-adds without the products of attention and with them."""
+
+    params: int = 0
+    macs_without_attention: int = 0
+    macs: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.params + other.params,
+            self.macs_without_attention + other.macs_without_attention,
+            self.macs + other.macs,
+        )
+
+
+class _Inference(nn.Module):
+    """Calls a model from within a module, so that its parts are counted by name."""
+
+    def __init__(self, model: nn.Module, step: Callable[[], object]) -> None:
+        super().__init__()
+        self.model = model
+        self._step = step
+
+    def forward(self) -> object:
+        return self._step()
+
+
+def costs_of(name: str, size: tuple[int, int]) -> dict[str, Cost]:
+    """Builds a model and counts its costs, on the meta device if it can run there.
+
+    Args:
+        name: As in :func:`ravlt.analysis.subjects.build_subject`.
+        size: Height and width of the image.
+
+    Returns:
+        As :func:`count_costs`.
+    """
+    try:
+        with torch.device("meta"):
+            return count_costs(build_subject(name, size), size)
+    except RuntimeError:  # some models look at numbers on their way
+        return count_costs(build_subject(name, size), size)
+
+
+def count_costs(model: nn.Module, size: tuple[int, int]) -> dict[str, Cost]:
+    """Counts the costs of inference on one image, part by part.
+
+    Of two-stage detectors the boxes of 1000 proposals and the masks of 100 are counted,
+    in every stage of a cascade.
+
+    Args:
+        model: A detector, a segmentor, or a network that takes images; on the meta
+            device nothing is computed.
+        size: Height and width of the image.
+
+    Returns:
+        Costs by name of the part: the children of the backbone (stages one by one),
+        the other children of the model, and 'total'.
+    """
+    model = model.eval()
+    step = _inference_step(model, size)
+    with _without_roi_pooling(model), _explicit_attention(model):
+        counts = count_macs_by_module(_Inference(model, step))
+    parts = {
+        name: _cost(f"_Inference.model.{name}", part, counts)
+        for name, part in _parts(model)
+    }
+    parts = {name: cost for name, cost in parts.items() if cost != Cost()}
+    total = Cost(sum(p.numel() for p in model.parameters()), *counts["Global"])
+    rest = sum(parts.values(), Cost())
+    if rest != total:  # the model's own; negative where parts share a module
+        parts["rest"] = Cost(
+            total.params - rest.params,
+            total.macs_without_attention - rest.macs_without_attention,
+            total.macs - rest.macs,
+        )
+    return parts | {"total": total}
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        yield from _children("", model)
+        return
+    yield from _children("backbone.", backbone)
+    for name, child in model.named_children():
+        if child is not backbone:
+            yield name, child
+
+
+def _children(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if name == "layers" and isinstance(child, nn.ModuleList):
+            for i, stage in enumerate(child):
+                yield f"{prefix}layers.{i}", stage
+        else:
+            yield prefix + name, child
+
+
+def _cost(name: str, part: nn.Module, counts: dict[str, tuple[int, int]]) -> Cost:
+    params = sum(p.numel() for p in part.parameters())
+    return Cost(params, *_macs(name, part, counts))
+
+
+def _macs(
+    name: str, part: nn.Module, counts: dict[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """Macs of a part, or of its own parts where it is called by another method."""
+    if isinstance(part, Stage):  # the trunk calls the step down to the next one
+        called = [counts[name], counts.get(f"{name}.downsample", (0, 0))]
+    elif name in counts:
+        called = [counts[name]]
+    else:
+        children = part.named_children()
+        called = [_macs(f"{name}.{n}", child, counts) for n, child in children]
+    return sum(a for a, _ in called), sum(b for _, b in called)
+
+
+def _inference_step(model: nn.Module, size: tuple[int, int]) -> Callable[[], object]:
+    device = next(model.parameters()).device
+    image = torch.zeros(1, 3, *size, device=device)
+    if not hasattr(model, "data_preprocessor"):  # not of the hosts
+        return lambda: model(image)
+    if type(getattr(model, "roi_head", None)).__name__ in _ROI_HEADS:
+        return lambda: _two_stages(model, image)
+    return lambda: model(image, [make_sample(model, size)], mode="tensor")
+
+
+def _two_stages(model: nn.Module, image: torch.Tensor) -> None:
+    maps = model.extract_feat(image)
+    model.rpn_head(maps)
+    head = model.roi_head
+    for stage in range(getattr(head, "num_stages", 1)):
+        at = (stage,) if hasattr(head, "num_stages") else ()
+        head._bbox_forward(*at, maps, image.new_zeros(_PROPOSALS, 5))
+        if head.with_mask:
+            head._mask_forward(*at, maps, image.new_zeros(_MASKS, 5))
+
+
+def _explicit_attention(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Has fused attention counted by its definition: on CPUs it would go unseen."""
+    if next(model.parameters()).is_meta:
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # PyTorch 2.3
+
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextlib.contextmanager
+def _without_roi_pooling(model: nn.Module) -> Iterator[None]:
+    """Pooling multiplies nothing that is counted, and cannot run on the meta device."""
+    extractors = [m for m in model.modules() if hasattr(m, "roi_layers")]
+
+    def stand_in(extractor: nn.Module):
+        size = extractor.roi_layers[0].output_size
+        channels = extractor.out_channels
+        return lambda maps, rois, *_: maps[0].new_zeros(len(rois), channels, *size)
+
+    for extractor in extractors:
+        extractor.forward = stand_in(extractor)
+    try:
+        yield
+    finally:
+        for extractor in extractors:
+            del extractor.forward

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Prepares a checkpoint for publication: weights and meta only, sha-256 in the name.
+
+The average of an EMAHook is what a checkpoint holds as its state_dict; the raw weights
+beside it go, like the optimizer's state.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+
+import torch
+
+from ravlt.checkpoint import read_checkpoint
+from ravlt.engine.cli import run_cli
+from ravlt.engine.storage import write_new
+from ravlt.errors import RAVLTError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="checkpoint of a training run")
+    parser.add_argument(
+        "out", help="new file; NAME.pth becomes NAME-<first 8 digits of sha-256>.pth"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    checkpoint = read_checkpoint(args.checkpoint)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise RAVLTError(
+            f"'{args.checkpoint}' has no state_dict; give a checkpoint of a training run."
+        )
+    kept = {key: checkpoint[key] for key in ("meta", "state_dict") if key in checkpoint}
+    removed = sorted(checkpoint.keys() - kept.keys())
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    stem = args.out.removesuffix(".pth")
+    path = f"{stem}-{digest[:8]}.pth"
+    write_new(buffer.getvalue(), path)
+    print(f"removed: {', '.join(removed) or 'nothing'}", file=sys.stderr)
+    print(os.path.relpath(path))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Converts a released RAVLT detector or segmentor to the present OpenMMLab."""
+
+import argparse
+import os
+
+from ravlt.convert import convert_released
+from ravlt.engine.cli import run_cli
+from ravlt.engine.config import load_config
+from ravlt.engine.storage import save_new
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config of the same method and size")
+    parser.add_argument("released", help="released file (.pth)")
+    parser.add_argument("out", help="new file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    checkpoint = convert_released(load_config(args.config), args.released)
+    save_new(checkpoint, args.out)
+    print(
+        f"{args.out}: {len(checkpoint['state_dict'])} tensors, all of the model's and "
+        f"no other. Evaluate it: python tools/test.py {args.config} "
+        f"{os.path.relpath(args.out)}"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
