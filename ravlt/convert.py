@@ -60,8 +60,9 @@ def build_without_weights(cfg: Config) -> nn.Module:
         model = MODELS.build(cfg.model)
     if not isinstance(getattr(model, "backbone", None), RAVLT):
         raise RAVLTError(
-            f"The config's model.backbone is {cfg.model.get('backbone', {}).get('type')}"
-            f", not RAVLT; give the config of a RAVLT model."
+            f"model.backbone of the config is "
+            f"{type(getattr(model, 'backbone', None)).__name__}, not RAVLT; give the "
+            f"config of a RAVLT model."
         )
     return model
 

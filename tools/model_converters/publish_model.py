@@ -33,7 +33,7 @@ def main() -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise RAVLTError(
-            f"'{args.checkpoint}' has no state_dict; give a checkpoint of a training run."
+            f"'{args.checkpoint}' has no state_dict; give a training run's checkpoint."
         )
     kept = {key: checkpoint[key] for key in ("meta", "state_dict") if key in checkpoint}
     removed = sorted(checkpoint.keys() - kept.keys())

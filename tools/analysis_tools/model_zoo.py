@@ -1,0 +1,27 @@
+#!/usr/bin/env python
+"""Counts every model of the paper and sets it beside the paper's numbers."""
+
+import argparse
+from pathlib import Path
+
+import ravlt  # noqa: F401 (registers the classifiers)
+from ravlt.analysis.zoo import zoo_rows, zoo_table
+from ravlt.engine.cli import run_cli
+from ravlt.errors import RAVLTError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", default="tsbl", help="letters of the sizes wanted")
+    args = parser.parse_args()
+    rows = list(zoo_rows(str(CONFIGS), args.arch))
+    print(zoo_table(rows))
+    off = [row.name for row in rows if not row.agrees]
+    if off:
+        raise RAVLTError(f"These models differ from the paper: {', '.join(off)}.")
+
+
+if __name__ == "__main__":
+    run_cli(main)
