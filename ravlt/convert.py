@@ -101,8 +101,9 @@ def _check_fit(path: str, found: Mapping, wanted: Mapping) -> None:
 def _dataset_meta(cfg: Config, meta: Mapping) -> dict:
     """Classes and palette of the file, or of the config's data set."""
     dataset = cfg.test_dataloader.dataset
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
-        known = DATASETS.get(dataset.type).METAINFO | dataset.get("metainfo", {})
+    scope = cfg.get("default_scope", "mmdet")
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        known = registry.get(dataset.type).METAINFO | dataset.get("metainfo", {})
     result = {}
     for name in ("classes", "palette"):
         value = meta.get(name.upper()) or known.get(name)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
+from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -194,9 +195,9 @@ class RAVLTClassifier(Trunk):
             coarse: Whether a stage is one group.
         """
         blocks = [
-            (r"^layers\.(\d+)\.downsample", (99998,)),
+            (r"^layers\.(\d+)\.downsample", MATCH_PREV_GROUP),
             (r"^layers\.(\d+)\.blocks\.(\d+)", None),
-            (r"^(?:proj|norm)\.", (99999,)),
+            (r"^(?:proj|norm)\.", MATCH_PREV_GROUP),
         ]
         stages = r"^layers\.(\d+)"
         return dict(stem=r"^patch_embed", blocks=stages if coarse else blocks)

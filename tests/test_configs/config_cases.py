@@ -1,14 +1,23 @@
 """The configs that the tests read, what their names say, and what the paper did."""
 
+import copy
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mmengine.config import Config
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config, ConfigDict
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from running import ROOT
+from torch import Tensor
 
 from ravlt.engine.config import load_config
+from ravlt.models.archs import ARCHS
+
+CROP = (50, 61)  # of segmentation when a model runs
 
 PATHS = sorted(
     path
@@ -71,3 +80,70 @@ class Case:
 def load(path: Path) -> Config:
     """Read once for all files of tests, which must not change it."""
     return load_config(str(path))
+
+
+def shrunken(model: ConfigDict) -> ConfigDict:
+    """The same model, but narrow and with few boxes, and no score too low to show."""
+    model = copy.deepcopy(model)
+    _narrow(model)
+    model.backbone.update(arch="test", init_cfg=None)
+    dims = ARCHS["test"]["embed_dims"]
+    outputs = [dims[i] for i in model.backbone.get("out_indices", range(4))]
+    if "neck" in model:
+        model.neck.in_channels = outputs
+    else:
+        model.decode_head.in_channels = outputs
+    if "auxiliary_head" in model:
+        model.auxiliary_head.in_channels = outputs[model.auxiliary_head.in_index]
+    if "size" in model.data_preprocessor:
+        model.data_preprocessor.size = CROP
+    if "bbox_head" in model:
+        model.test_cfg.score_thr = 0.0
+    if "roi_head" in model:
+        model.train_cfg.rpn_proposal.max_per_img = 50
+        stages = model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 16
+        model.test_cfg.rpn.max_per_img = 20
+        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+    return model
+
+
+def _narrow(node) -> None:
+    """Divides every width of neck and heads by 8."""
+    if isinstance(node, list):
+        for item in node:
+            _narrow(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key.endswith("channels") and isinstance(value, int):
+                node[key] = value // 8
+            elif key.endswith("channels"):
+                node[key] = [width // 8 for width in value]
+            else:
+                _narrow(value)
+
+
+def make_inputs(dataset: str) -> dict:
+    """Two small images with annotations, sides not divisible by 32."""
+    if dataset == "coco":
+        shapes = [(3, 60, 90), (3, 64, 75)]
+        return demo_mm_inputs(2, shapes, num_classes=80, with_mask=True)
+    generator = torch.Generator().manual_seed(0)
+    height, width = CROP
+    samples = []
+    for _ in range(2):
+        labels = torch.randint(0, 150, (1, height, width), generator=generator)
+        meta = dict(img_shape=(height, width), ori_shape=(height, width))
+        sample = SegDataSample(metainfo=meta)
+        sample.gt_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    images = torch.randint(0, 256, (2, 3, height, width), generator=generator)
+    return dict(inputs=list(images.to(torch.uint8)), data_samples=samples)
+
+
+def flat_tensors(nested) -> list[Tensor]:
+    """The tensors inside nested lists and tuples, in order."""
+    if isinstance(nested, Tensor):
+        return [nested]
+    return [tensor for item in nested for tensor in flat_tensors(item)]

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from config_cases import Case, name_of, paths_of
-from mmdet.testing import demo_mm_inputs
+from config_cases import (
+    Case,
+    flat_tensors,
+    make_inputs,
+    name_of,
+    paths_of,
+    shrunken,
+)
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ravlt.models.archs import ARCHS
 
-CROP = (50, 61)  # of segmentation when the model runs
-
 
 def test_loss_reaches_every_parameter(case):
     run = _run(case)
-    losses = {k: sum(_tensors(value)).item() for k, value in run.losses.items()}
+    losses = {k: sum(flat_tensors(value)).item() for k, value in run.losses.items()}
     assert all(math.isfinite(value) for value in losses.values()), losses
     # Untrained classifiers are undecided between their classes; RetinaNet's is not.
     name, classes = {
@@ -122,7 +124,7 @@ _RUNS: dict[str, Run] = {}
 
 def _run(case: Case) -> Run:
     """Runs the three modes; sizes that shrink to the same model share the result."""
-    cfg = _shrunken(case.cfg.model)
+    cfg = shrunken(case.cfg.model)
     key = str(cfg.to_dict())
     if key not in _RUNS:
         _RUNS[key] = _run_modes(cfg, case.name["dataset"])
@@ -135,16 +137,16 @@ def _run_modes(cfg: ConfigDict, dataset: str) -> Run:
     model.init_weights()
 
     model.train()
-    batch = model.data_preprocessor(_inputs(dataset), training=True)
+    batch = model.data_preprocessor(make_inputs(dataset), training=True)
     losses = model(**batch, mode="loss")
     model.parse_losses(losses)[0].backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
 
     model.eval()
-    batch = model.data_preprocessor(_inputs(dataset), training=False)
+    batch = model.data_preprocessor(make_inputs(dataset), training=False)
     with torch.no_grad():
         tensors, tensors_again = (
-            _tensors(model(**copy.deepcopy(batch), mode="tensor")) for _ in range(2)
+            flat_tensors(model(**copy.deepcopy(batch), mode="tensor")) for _ in range(2)
         )
         predictions = model(**copy.deepcopy(batch), mode="predict")
     return Run(
@@ -158,70 +160,3 @@ def _run_modes(cfg: ConfigDict, dataset: str) -> Run:
         tensors_again=tensors_again,
         input_size=tuple(batch["inputs"].shape[-2:]),
     )
-
-
-def _shrunken(model: ConfigDict) -> ConfigDict:
-    """The same model, but narrow and with few boxes, and no score too low to show."""
-    model = copy.deepcopy(model)
-    _narrow(model)
-    model.backbone.update(arch="test", init_cfg=None)
-    dims = ARCHS["test"]["embed_dims"]
-    outputs = [dims[i] for i in model.backbone.get("out_indices", range(4))]
-    if "neck" in model:
-        model.neck.in_channels = outputs
-    else:
-        model.decode_head.in_channels = outputs
-    if "auxiliary_head" in model:
-        model.auxiliary_head.in_channels = outputs[model.auxiliary_head.in_index]
-    if "size" in model.data_preprocessor:
-        model.data_preprocessor.size = CROP
-    if "bbox_head" in model:
-        model.test_cfg.score_thr = 0.0
-    if "roi_head" in model:
-        model.train_cfg.rpn_proposal.max_per_img = 50
-        stages = model.train_cfg.rcnn
-        for stage in stages if isinstance(stages, list) else [stages]:
-            stage.sampler.num = 16
-        model.test_cfg.rpn.max_per_img = 20
-        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
-    return model
-
-
-def _narrow(node) -> None:
-    """Divides every width of neck and heads by 8."""
-    if isinstance(node, list):
-        for item in node:
-            _narrow(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key.endswith("channels") and isinstance(value, int):
-                node[key] = value // 8
-            elif key.endswith("channels"):
-                node[key] = [width // 8 for width in value]
-            else:
-                _narrow(value)
-
-
-def _inputs(dataset: str) -> dict:
-    """Two small images with annotations, sides not divisible by 32."""
-    if dataset == "coco":
-        shapes = [(3, 60, 90), (3, 64, 75)]
-        return demo_mm_inputs(2, shapes, num_classes=80, with_mask=True)
-    generator = torch.Generator().manual_seed(0)
-    height, width = CROP
-    samples = []
-    for _ in range(2):
-        labels = torch.randint(0, 150, (1, height, width), generator=generator)
-        meta = dict(img_shape=(height, width), ori_shape=(height, width))
-        sample = SegDataSample(metainfo=meta)
-        sample.gt_sem_seg = PixelData(data=labels)
-        samples.append(sample)
-    images = torch.randint(0, 256, (2, 3, height, width), generator=generator)
-    return dict(inputs=list(images.to(torch.uint8)), data_samples=samples)
-
-
-def _tensors(nested) -> list[Tensor]:
-    """The tensors inside nested lists and tuples, in order."""
-    if isinstance(nested, Tensor):
-        return [nested]
-    return [tensor for item in nested for tensor in _tensors(item)]

@@ -1,0 +1,179 @@
+"""Files of the released layout, for every released row, give the released network."""
+
+import copy
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from config_cases import flat_tensors, load, make_inputs, paths_of, shrunken
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from running import ENV, ROOT
+from torch import nn
+
+from ravlt.checkpoint import read_checkpoint
+from ravlt.convert import convert_released
+from ravlt.errors import RAVLTError
+from ravlt.models.archs import ARCHS
+
+# Rows of the paper, by the metafiles: what has weights.
+RELEASED = {
+    ROOT / entry["Config"]
+    for path in ROOT.glob("configs/*/metafile.yml")
+    for entry in yaml.safe_load(path.read_text())["Models"]
+    if "Weights" in entry and "Config" in entry
+}
+released = pytest.mark.parametrize(
+    "case", sorted(RELEASED), indirect=True, ids=lambda path: path.stem
+)
+(RETINANET,) = paths_of("retinanet_ravlt-t_fpn")
+(SEM_FPN,) = [path for path in paths_of("fpn_ravlt-t_8xb2") if path.stem[0] == "f"]
+
+
+def small_config(cfg: Config) -> Config:
+    cfg = copy.deepcopy(cfg)
+    cfg.model = shrunken(cfg.model)
+    return cfg
+
+
+def released_network(model_cfg) -> nn.Module:
+    """What the authors trained: four output norms, even where one is not used."""
+    cfg = copy.deepcopy(model_cfg)
+    if cfg.type == "RetinaNet":
+        cfg.backbone.out_indices = (0, 1, 2, 3)
+        cfg.neck.update(in_channels=list(ARCHS["test"]["embed_dims"]), start_level=1)
+    torch.manual_seed(5)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not name.endswith("angle"):
+            noise = torch.randn_like(value) * 0.02
+            value.add_(noise.abs() if name.endswith("running_var") else noise)
+    return model.eval()
+
+
+def save_released(model: nn.Module, path: Path, seg: bool) -> dict:
+    """As MMDetection 2 and MMSegmentation 0 wrote: plain names, capital letters."""
+    state = OrderedDict((k, v.clone()) for k, v in model.state_dict().items())
+    meta = dict(
+        CLASSES=tuple("abc"),
+        mmdet_version="2.11.0",
+        config="model = dict()\n",
+        epoch=12,
+    )
+    if seg:
+        meta["PALETTE"] = [[1, 2, 3]] * 3
+    file = dict(meta=meta, state_dict=state, optimizer=dict(state={}, param_groups=[]))
+    torch.save(file, path)
+    return state
+
+
+def test_the_rows_are_all_there():
+    assert len(RELEASED) == 21
+
+
+@released
+def test_conversion(case, tmp_path):
+    cfg, seg = small_config(case.cfg), case.name["dataset"] == "ade20k"
+    theirs = released_network(cfg.model)
+    state = save_released(theirs, tmp_path / "released.pth", seg)
+    assert {f"backbone.extra_norms.{i}.norm.weight" for i in range(4)} <= state.keys()
+
+    checkpoint = convert_released(cfg, str(tmp_path / "released.pth"))
+    assert checkpoint["meta"]["dataset_meta"]["classes"] == tuple("abc")
+    if seg:
+        assert checkpoint["meta"]["dataset_meta"]["palette"] == [[1, 2, 3]] * 3
+    else:  # the file has none: the data set's
+        assert len(checkpoint["meta"]["dataset_meta"]["palette"]) == 80
+    assert Config.fromstring(checkpoint["meta"]["cfg"], ".py").model == cfg.model
+    metadata = checkpoint["state_dict"]._metadata["backbone"]
+    assert metadata["attn_types"] == ("rala", "rala", "softmax", "softmax")
+
+    ours = MODELS.build(cfg.model).eval()
+    ours.load_state_dict(checkpoint["state_dict"])  # strictly
+    batch = ours.data_preprocessor(make_inputs(case.name["dataset"]), training=False)
+    with torch.no_grad():
+        outs, expected = (
+            flat_tensors(model(**copy.deepcopy(batch), mode="tensor"))
+            for model in (ours, theirs)
+        )
+    assert len(outs) == len(expected) > 0
+    for out, wanted in zip(outs, expected, strict=True):
+        assert torch.equal(out, wanted)
+        assert out.isfinite().all()
+
+
+@pytest.fixture
+def retinanet_file(tmp_path) -> tuple[Config, Path]:
+    cfg = small_config(load(RETINANET))
+    path = tmp_path / "released.pth"
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        save_released(released_network(cfg.model), path, seg=False)
+    return cfg, path
+
+
+def test_files_that_do_not_fit(retinanet_file, tmp_path):
+    cfg, path = retinanet_file
+    other = small_config(load(SEM_FPN))
+    with pytest.raises(RAVLTError, match=r"released.pth' does not fit .* it lacks"):
+        convert_released(other, str(path))
+    file = torch.load(path)
+    file["state_dict"]["bbox_head.extra"] = torch.zeros(1)
+    torch.save(file, path)
+    with pytest.raises(RAVLTError, match="also has 1 tensors, first bbox_head.extra"):
+        convert_released(cfg, str(path))
+    del file["state_dict"]["bbox_head.extra"]
+    file["state_dict"]["backbone.layers.0.RoPE.angle"] = torch.zeros(9)
+    torch.save(file, path)
+    with pytest.raises(RAVLTError, match="another shape for 1 tensors"):
+        convert_released(cfg, str(path))
+    torch.save(file["state_dict"], path)
+    with pytest.raises(RAVLTError, match="has no state_dict"):
+        convert_released(cfg, str(path))
+    host = copy.deepcopy(cfg)
+    host.model.backbone = dict(type="ResNet", depth=18, out_indices=(1, 2, 3))
+    torch.save(file, path)
+    with pytest.raises(RAVLTError, match="is ResNet, not RAVLT"):
+        convert_released(host, str(path))
+
+
+def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:
+    line = [sys.executable, ROOT / "tools/model_converters" / name, *map(str, args)]
+    return subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
+
+
+def test_commands(retinanet_file, tmp_path):
+    """Converted, then published: the bytes' digest is in the name, weights are kept."""
+    cfg, path = retinanet_file
+    cfg.dump(tmp_path / "small.py")
+    line = ("ravlt_to_mm.py", "small.py", "released.pth", "converted.pth")
+    done = tool(*line, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    converted = read_checkpoint(tmp_path / "converted.pth")
+    assert f"{len(converted['state_dict'])} tensors" in done.stdout
+    again = tool(*line, cwd=tmp_path)
+    assert again.returncode == 1
+    assert "'converted.pth' exists" in again.stderr
+
+    training = converted | dict(optimizer={}, ema_state_dict={}, message_hub={})
+    torch.save(training, tmp_path / "epoch_12.pth")
+    done = tool("publish_model.py", "epoch_12.pth", "model.pth", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ema_state_dict, message_hub, optimizer" in done.stderr
+    name = done.stdout.strip()
+    digest = subprocess.run(
+        ["sha256sum", name], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert name == f"model-{digest[:8]}.pth"
+    published = read_checkpoint(tmp_path / name)
+    assert published.keys() == {"meta", "state_dict"}
+    assert published["meta"] == converted["meta"]
+    for key, value in converted["state_dict"].items():
+        assert torch.equal(published["state_dict"][key], value)
+    metadata = published["state_dict"]._metadata["backbone"]
+    assert metadata["attn_types"] == ("rala", "rala", "softmax", "softmax")
+    assert tool("publish_model.py", "small.py", "x.pth", cwd=tmp_path).returncode == 1
