@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -192,9 +193,17 @@ def _load(path: str, map_location):
             raise RAVLTError(
                 f"'{path}' is a web page, not a file; write /resolve/ for /blob/."
             )
-        return torch.hub.load_state_dict_from_url(
-            path, map_location=map_location, weights_only=True
-        )
+        try:
+            return torch.hub.load_state_dict_from_url(
+                path, map_location=map_location, weights_only=True
+            )
+        except (URLError, ConnectionError, TimeoutError) as error:
+            raise RAVLTError(
+                f"Cannot download '{path}' ({error}); fetch that file by other means "
+                f"and give its path (--cfg-options "
+                f"model.backbone.init_cfg.checkpoint=PATH), or train from scratch "
+                f"(model.backbone.init_cfg=None)."
+            ) from error
     file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
     return torch.load(file, map_location=map_location, weights_only=True)
 

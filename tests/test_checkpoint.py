@@ -277,6 +277,19 @@ def test_a_web_page_is_not_a_file():
         read_checkpoint("https://huggingface.co/aldjalkdf/RAVLT/blob/main/RAVLT_S.pth")
 
 
+@pytest.mark.parametrize("name", ["nowhere.invalid", "127.0.0.1:9"])
+def test_without_a_network_the_message_says_what_to_fetch(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    address = f"https://{name}/RAVLT_T.pth"
+    with pytest.raises(RAVLTError) as caught:
+        read_checkpoint(address)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"Cannot download '{address}'" in message
+    assert "init_cfg.checkpoint=PATH" in message
+    assert "init_cfg=None" in message
+
+
 def test_mmengine_reads_through_us_when_asked(tmp_path, monkeypatch):
     schemes = collections.OrderedDict(CheckpointLoader._schemes)
     monkeypatch.setattr(CheckpointLoader, "_schemes", schemes)

@@ -23,6 +23,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
     parser.add_argument(
+        "--amp-dtype",
+        choices=["float16", "bfloat16"],
+        help="of --amp, which this implies; default: the config's, or float16",
+    )
+    parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
         help="scale the learning rate by the batch size over auto_scale_lr's",
@@ -36,7 +41,7 @@ def main() -> None:
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
     add_curves(cfg)
-    set_precision(cfg, args.amp)
+    set_precision(cfg, args.amp or bool(args.amp_dtype), args.amp_dtype)
     set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):

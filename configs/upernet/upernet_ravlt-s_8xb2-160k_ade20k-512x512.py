@@ -25,7 +25,7 @@ model = dict(
 )
 
 # The authors warn that fp16 may meet NaN here; if it does, train with
-# --cfg-options optim_wrapper.dtype=bfloat16.
+# --amp-dtype bfloat16.
 optim_wrapper = dict(
     _delete_=True,
     type="AmpOptimWrapper",

@@ -77,7 +77,7 @@ def zoo_table(rows: list[Row]) -> str:
     for row in rows:
         lines.append(
             f"| {row.name} | {row.size[0]} x {row.size[1]} "
-            f"| {row.cost.params / 1e6:.2f} | {row.paper_params} "
+            f"| {row.cost.params / 1e6:.3f} | {row.paper_params} "
             f"| {row.cost.macs_without_attention / 1e9:.2f} | {row.paper_flops} "
             f"| {row.deviation:+.1%} | {row.cost.macs / 1e9:.2f} |"
         )

@@ -96,12 +96,14 @@ def add_curves(cfg: Config) -> None:
         _add(cfg.visualizer, "vis_backends", dict(type="TensorboardVisBackend"))
 
 
-def set_precision(cfg: Config, amp: bool) -> None:
+def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:
     """Turns on mixed precision, or turns it off where no accelerator can run it.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
         amp: Whether it was asked for on the command line.
+        dtype: ``'float16'`` or ``'bfloat16'``; None leaves it to the config, and to
+            PyTorch (float16) if that does not say either.
 
     Raises:
         RAVLTError: If it was asked for and cannot be had.
@@ -123,6 +125,8 @@ def set_precision(cfg: Config, amp: bool) -> None:
             )
         wrapper.type = "AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
+        if dtype:
+            wrapper.dtype = dtype
     elif wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
         print_log(
             "No GPU: training in float32 in place of AmpOptimWrapper.",

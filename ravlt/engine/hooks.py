@@ -192,4 +192,5 @@ class ClipGradHook(Hook):
                 "ClipGradHook and optim_wrapper.clip_grad both clip; remove one."
             )
         wrapper.clip_func = torch.nn.utils.clip_grad_norm_
+        wrapper.grad_name = "grad_norm"  # in the log
         wrapper.clip_grad_kwargs = dict(max_norm=self.max_norm)

@@ -190,6 +190,16 @@ def test_amp_on_a_gpu(gpu):
     assert cfg.optim_wrapper.loss_scale == 512.0
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_amp_in_either_half_type(gpu, dtype):
+    gpu(True)
+    for keys in ({}, dict(type="AmpOptimWrapper", loss_scale=512.0, dtype="float16")):
+        cfg = wrapper(**keys)
+        set_precision(cfg, amp=True, dtype=dtype)
+        assert cfg.optim_wrapper.dtype == dtype
+        assert cfg.optim_wrapper.loss_scale == keys.get("loss_scale", "dynamic")
+
+
 def test_amp_without_a_gpu(gpu):
     gpu(False)
     with pytest.raises(RAVLTError, match="--amp needs a GPU, and torch finds none"):
