@@ -5,13 +5,14 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test lint benchmark
+.PHONY: env quickstart test lint benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
 	@echo "make test         set up and run the tests"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
+	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
 	@echo "make lint         style checks"
 
@@ -41,3 +42,6 @@ benchmark: env
 		--sizes 512x512 800x1280 1600x2560 2160x3840 --out work_dirs/benchmark/linear
 	$(BENCHMARK) ravlt_t:rala reference_t:rala $(PEERS) --train --batch 2 \
 		--sizes 512x512 --out work_dirs/benchmark/training
+
+zoo: env
+	$(VENV)/bin/python tools/analysis_tools/model_zoo.py

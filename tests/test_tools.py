@@ -343,3 +343,36 @@ def test_tta_detection(det_run, shapes):
 def test_tta_does_not_merge_masks(det_run, shapes):
     error = det_run.test(shapes, "--tta").error()
     assert error.startswith("error: --tta merges boxes only")
+
+
+def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:
+    line = [sys.executable, ROOT / "tools/analysis_tools" / name, *map(str, args)]
+    return subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("config", "split"), [(SEG, "train"), (DET, "val")])
+def test_browsing_the_data(tmp_path, shapes, config, split):
+    """Labels are drawn: the pictures differ from the images in many pixels."""
+    args = ("browse_dataset.py", config, "out", "--data-root", shapes)
+    args += ("--split", split, "--number", 2)
+    done = tool(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pictures = sorted((tmp_path / "out").glob("*.png"))
+    assert len(pictures) == 2
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert len(image.convert("RGB").getcolors(maxcolors=1 << 20)) > 50
+    again = tool(*args, cwd=tmp_path)
+    assert again.returncode == 1
+    assert "'out' exists" in again.stderr
+
+
+def test_confusion_has_the_miou_of_the_test(seg_run, evaluated, shapes):
+    args = ("confusion_matrix.py", SEG, "out", "confusion.png", "--data-root", shapes)
+    done = tool(*args, cwd=seg_run.cwd)
+    assert done.returncode == 0, done.stderr
+    found = float(re.search(r"mIoU (\S+):", done.stdout).group(1))
+    assert found == pytest.approx(evaluated[SEG]["mIoU"] / 100, abs=2e-4)
+    assert (seg_run.cwd / "confusion.png").is_file()
+    done = tool("confusion_matrix.py", DET, "out", "c.png", cwd=seg_run.cwd)
+    assert "not a segmentor's; use mmdet's own tool" in done.stderr

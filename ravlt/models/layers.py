@@ -182,7 +182,7 @@ def fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     conv.weight.mul_(scale.view(-1, 1, 1, 1))
     conv.bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
-    return nn.Identity()
+    return nn.Identity().eval()
 
 
 def to_maps(x: Tensor) -> Tensor:

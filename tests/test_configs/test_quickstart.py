@@ -1,5 +1,6 @@
 """The quickstart configs fit together, and what they reached is recorded once."""
 
+import copy
 import re
 import runpy
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import yaml
 from config_cases import load, name_of
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from running import ROOT
 
@@ -34,11 +36,19 @@ def test_classes_and_channels_agree(path):
     assert [head.num_classes for head in heads] == [classes] * len(heads)
 
 
-def test_metafile_lists_every_config():
-    assert sorted(entry["Config"] for entry in RECORDED) == [
-        str(path.relative_to(ROOT)) for path in PATHS
-    ]
-    assert all(entry["Name"] in entry["Config"] for entry in RECORDED)
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_norms_biases_and_layer_scales_do_not_decay(path):
+    cfg = copy.deepcopy(load(path))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    names = {p: name for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(parameter)
+            exempt = parameter.ndim == 1 or "gamma_" in name
+            assert group["weight_decay"] == (0 if exempt else 0.05), name
+    assert not names
 
 
 @pytest.mark.parametrize("entry", RECORDED, ids=lambda entry: entry["Name"])

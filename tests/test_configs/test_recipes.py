@@ -4,11 +4,9 @@ import copy
 
 import pytest
 import torch
-import yaml
 from config_cases import PATHS, name_of, paths_of
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from running import ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -231,12 +229,3 @@ def test_number_of_parameters_is_the_papers(case, model):
         assert case.name["size"] == "t"
         return
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == papers
-
-
-def test_metafile_lists_the_config(case):
-    metafile = yaml.safe_load((case.path.parent / "metafile.yml").read_text())
-    entries = {entry["Name"]: entry for entry in metafile["Models"]}
-    entry = entries[case.path.stem]
-    assert entry["Config"] == str(case.path.relative_to(ROOT))
-    assert entry["In Collection"] in [c["Name"] for c in metafile["Collections"]]
-    assert case.path.name in (case.path.parent / "README.md").read_text()

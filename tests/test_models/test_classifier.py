@@ -287,3 +287,29 @@ def test_mmseg_takes_it_by_its_timm_backbone():
     ).eval()
     outs = backbone(images(1, 3, 64, 96))
     assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_default_cfgs_are_true(name):
+    """What timm's own tests ask of every model."""
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        cfg = model.pretrained_cfg
+        features = model.forward_features(torch.zeros(1, *cfg["input_size"]))
+        assert features.shape[1] == model.num_features
+        assert tuple(features.shape[-2:]) == tuple(cfg["pool_size"])
+        assert model(torch.zeros(2, *cfg["input_size"])).shape == (2, 1000)
+    keys = model.state_dict().keys()
+    for part in (cfg["classifier"], cfg["first_conv"]):
+        assert f"{part}.weight" in keys
+    assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+    model.reset_classifier(0)
+    assert not any(key.startswith(cfg["classifier"]) for key in model.state_dict())
+
+
+def test_batches_do_not_mix_in_inference():
+    model = randomize(small(), mild=True).eval()
+    x = images(3, 3, 64, 64)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(image[None]) for image in x])
+    assert error(together, alone) < 1e-5
