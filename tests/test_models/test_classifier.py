@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from backbones import error, images, randomize
+from mmengine.registry import MODELS, DefaultScope
 from timm.optim import create_optimizer_v2
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
@@ -273,18 +274,16 @@ def test_folds():
 
 
 def test_mmseg_takes_it_by_its_timm_backbone():
-    from mmseg.registry import MODELS
-
     torch.manual_seed(0)
-    backbone = MODELS.build(
-        dict(
-            type="TIMMBackbone",
-            model_name="ravlt_t",
-            arch="test",
-            pretrained=False,
-            out_indices=(1, 3),
-        )
-    ).eval()
+    cfg = dict(
+        type="TIMMBackbone",
+        model_name="ravlt_t",
+        arch="test",
+        pretrained=False,
+        out_indices=(1, 3),
+    )
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        backbone = MODELS.build(cfg).eval()
     outs = backbone(images(1, 3, 64, 96))
     assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
 
