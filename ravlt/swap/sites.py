@@ -1,0 +1,33 @@
+"""Where the backbones of a config are."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .changes import Path
+
+
+@dataclass(frozen=True)
+class Site:
+    """A model with a backbone: its config, and where it is."""
+
+    owner: Mapping
+    path: Path
+
+
+def find_sites(node, path: Path = ("model",)) -> Iterator[Site]:
+    """Finds every part of a model that has a backbone, however deep.
+
+    Args:
+        node: Config of the model.
+        path: Where it is.
+    """
+    if isinstance(node, Mapping):
+        backbone = node.get("backbone")
+        if isinstance(backbone, Mapping) and "type" in backbone:
+            yield Site(node, path)
+        for key, value in node.items():
+            if key != "backbone":
+                yield from find_sites(value, (*path, key))
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from find_sites(value, (*path, i))
