@@ -331,18 +331,20 @@ NO_MASKS = {
 }
 
 
-def test_tta_detection(det_run, shapes):
-    det_run.test(shapes, "--tta", "--out", "tta.pkl", options=NO_MASKS).succeeded()
-    with (det_run.cwd / "tta.pkl").open("rb") as file:
+@pytest.mark.parametrize("options", [{}, NO_MASKS], ids=["masks", "boxes"])
+def test_tta_detection(det_run, shapes, options):
+    out = f"tta{len(options)}.pkl"
+    det_run.test(shapes, "--tta", "--out", out, options=options).succeeded()
+    with (det_run.cwd / out).open("rb") as file:
         items = pickle.load(file)
     assert sorted(item["img_id"] for item in items) == [1, 2, 3, 4]
-    assert all(len(item["pred_instances"]["bboxes"]) > 0 for item in items)
-    assert -1 <= read_metrics(det_run.cwd)["coco/bbox_mAP"] <= 1
-
-
-def test_tta_does_not_merge_masks(det_run, shapes):
-    error = det_run.test(shapes, "--tta").error()
-    assert error.startswith("error: --tta merges boxes only")
+    metrics = read_metrics(det_run.cwd)
+    assert -1 <= metrics["coco/bbox_mAP"] <= 1
+    assert ("coco/segm_mAP" in metrics) is (not options)
+    for item in items:
+        found = item["pred_instances"]
+        assert 0 < len(found["bboxes"]) <= 100
+        assert len(found.get("masks", [])) == (0 if options else len(found["bboxes"]))
 
 
 def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:

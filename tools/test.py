@@ -71,14 +71,12 @@ def augment(cfg: Config) -> None:
     if "tta_model" not in cfg:
         if is_segmentation(cfg):
             raise RAVLTError("--tta needs tta_model in the config; add one.")
-        if (cfg.model.get("roi_head") or {}).get("mask_head"):
-            raise RAVLTError(
-                "--tta merges boxes only, and model.roi_head.mask_head makes masks; "
-                "evaluate without --tta."
-            )
-        # What mmdet's own tool takes: horizontal flip, merged by NMS.
+        import ravlt.engine.tta  # noqa: F401 (registers the model; needs mmdet)
+
+        cfg.custom_imports.imports.append("ravlt.engine.tta")
+        # As mmdet's own tool: horizontal flip, merged by NMS.
         cfg.tta_model = dict(
-            type="DetTTAModel",
+            type="MaskTTAModel",
             tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
         )
     if "tta_pipeline" not in cfg:
