@@ -10,7 +10,8 @@ from torch import nn
 from ravlt.models.blocks import Stage
 
 from .macs import count_macs_by_module
-from .subjects import build_subject, make_sample
+from .samples import make_sample
+from .subjects import build_subject
 
 # As MMDetection 2 counted two-stage detectors, and with it the paper.
 _PROPOSALS, _MASKS = 1000, 100
@@ -143,7 +144,10 @@ def _inference_step(model: nn.Module, size: tuple[int, int]) -> Callable[[], obj
         return lambda: model(image)
     if type(getattr(model, "roi_head", None)).__name__ in _ROI_HEADS:
         return lambda: _two_stages(model, image)
-    return lambda: model(image, [make_sample(model, size)], mode="tensor")
+    sample = make_sample(model, size)
+    if hasattr(model, "encode_decode"):  # mmseg's 'tensor' mode knows no samples
+        return lambda: model.encode_decode(image, [sample.metainfo])
+    return lambda: model(image, [sample], mode="tensor")
 
 
 def _two_stages(model: nn.Module, image: torch.Tensor) -> None:
