@@ -18,6 +18,7 @@ MODELS = [
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("configs/*/README.md")])
 PAGES += sorted(ROOT.glob("docs/**/*.md"))
 WEIGHTS = "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/"
+ADDRESS = re.compile(r"https://(?:arxiv\.org/abs/\d{4}\.\d{5}|[\w.-]+\.\w+/\S+\.pth)")
 # The files of the paper's authors, by their own names.
 RELEASED = {f"RAVLT_{size}.pth" for size in "TSBL"}
 RELEASED |= {f"retinanet_{size}_1x_12_epoch.pth" for size in "tsbl"}
@@ -85,6 +86,17 @@ def test_row(path, entry):
         assert kind == "ours"
         assert f"tools/train.py {entry['Config']}" in source
         assert (ROOT / entry["Training Log"]).is_file()
+
+
+@pytest.mark.parametrize("path", METAFILES, ids=lambda path: path.parent.name)
+def test_addresses_of_metafiles(path):
+    content = yaml.safe_load(path.read_text())
+    for entry in content["Collections"] + content["Models"]:
+        addresses = [entry[key] for key in ("Weights",) if key in entry]
+        addresses += [entry[key]["URL"] for key in ("Paper",) if key in entry]
+        for address in addresses:
+            assert ADDRESS.fullmatch(address), address
+        assert (ROOT / entry.get("README", "README.md")).is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -25,7 +25,8 @@ def test_options_stand_beside_configs(tmp_path, path, option):
     leaf.write_text(f"_base_ = ['{path}', '{OPTIONS / option}']\n")
     plain, changed = Config.fromfile(path), Config.fromfile(leaf)
     hooks = changed.pop("custom_hooks")
-    assert len(hooks) == 1
+    kinds = {"EMAHook": "ema" in option, "ClipGradHook": "clip_grad" in option}
+    assert [hook.type for hook in hooks] == [kind for kind, on in kinds.items() if on]
     assert changed.to_dict() == plain.to_dict()
 
 
@@ -105,3 +106,12 @@ def test_average_of_weights(tmp_path):
     assert Weight.seen == [pytest.approx(average)]
     saved = torch.load(next(tmp_path.glob("*.pth")), weights_only=False)
     assert saved["state_dict"]["weight"].item() == pytest.approx(average)
+
+
+def test_clipped_and_averaged(tmp_path):
+    model = run(tmp_path, "ema_clip_grad.py").model
+    assert model.weight.item() == pytest.approx(-0.03)
+    average = -0.01
+    for weight in (-0.02, -0.03):
+        average += 2e-4 * (weight - average)
+    assert Weight.seen == [pytest.approx(average)]
