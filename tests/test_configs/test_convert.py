@@ -1,6 +1,7 @@
 """Files of the released layout, for every released row, give the released network."""
 
 import copy
+import math
 import subprocess
 import sys
 from collections import OrderedDict
@@ -12,6 +13,7 @@ import yaml
 from config_cases import flat_tensors, load, make_inputs, paths_of, shrunken
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from released_layout import SIZES, backbone, released_shapes
 from running import ENV, ROOT
 from torch import nn
 
@@ -74,6 +76,50 @@ def save_released(model: nn.Module, path: Path, seg: bool) -> dict:
 
 def test_the_rows_are_all_there():
     assert len(RELEASED) == 21
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_layout_is_as_large_as_the_released_backbones(size):
+    """attention_specs 1.5, with four output norms in place of the classifier's tail."""
+    shapes = backbone(size)
+    floats = {
+        name: math.prod(shape)
+        for name, shape in shapes.items()
+        if not name.endswith(("running_mean", "running_var", "tracked", "angle"))
+    }
+    params, tensors = dict(
+        t=(13_345_408, 302),
+        s=(24_038_848, 462),
+        b=(46_688_928, 622),
+        l=(93_559_008, 822),
+    )[size]
+    assert sum(floats.values()) == params + 2 * sum(SIZES[size][0])
+    assert len(shapes) == tensors - 9 + 8
+
+
+@released
+def test_every_tensor_of_a_real_file_arrives(case, tmp_path, monkeypatch):
+    """Files of full size, under names that were not taken from our models."""
+    for name in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    tensors = {}
+    for i, (name, shape) in enumerate(
+        released_shapes(case.name["method"], case.name["size"]).items()
+    ):
+        if name.endswith("angle"):
+            tensors[name] = 1e-4 ** torch.linspace(0, 1, shape[0] // 2)
+            tensors[name] = tensors[name].repeat_interleave(2)
+        else:  # one number takes the room of one, however often it is repeated
+            kind = torch.int64 if name.endswith("tracked") else torch.float32
+            tensors[name] = torch.tensor(i, dtype=kind).expand(shape)
+    torch.save(dict(meta=dict(), state_dict=tensors), tmp_path / "released.pth")
+
+    state = convert_released(case.cfg, str(tmp_path / "released.pth"))["state_dict"]
+    unused = {n for n in tensors if n.startswith("backbone.extra_norms.0.")}
+    unused = unused if case.name["method"] == "retinanet" else set()
+    assert state.keys() == tensors.keys() - unused
+    for name, value in state.items():
+        assert torch.allclose(value, tensors[name]), name
 
 
 @released
