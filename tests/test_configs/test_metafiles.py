@@ -85,7 +85,10 @@ def test_row(path, entry):
     else:
         assert kind == "ours"
         assert f"tools/train.py {entry['Config']}" in source
-        assert (ROOT / entry["Training Log"]).is_file()
+        log = ROOT / entry["Training Log"]
+        assert log.is_file()
+        (line,) = [x for x in page.splitlines() if x.startswith(f"| [{entry['Name']}]")]
+        assert line.endswith(f"| ours, [log]({log.relative_to(folder)}) |")
 
 
 @pytest.mark.parametrize("path", METAFILES, ids=lambda path: path.parent.name)
