@@ -1,5 +1,6 @@
 """Results pages: every config once, every row true, every address well-formed."""
 
+import json
 import re
 from urllib.parse import urlparse
 
@@ -89,6 +90,12 @@ def test_row(path, entry):
         assert log.is_file()
         (line,) = [x for x in page.splitlines() if x.startswith(f"| [{entry['Name']}]")]
         assert line.endswith(f"| ours, [log]({log.relative_to(folder)}) |")
+        logged = {}
+        for text in log.read_text().splitlines():
+            logged |= json.loads(text)
+        percent = {"coco/bbox_mAP": 100, "coco/segm_mAP": 100, "mIoU": 1}
+        found = [round(logged[k] * n, 1) for k, n in percent.items() if k in logged]
+        assert found == [v for r in entry["Results"] for v in r["Metrics"].values()]
 
 
 @pytest.mark.parametrize("path", METAFILES, ids=lambda path: path.parent.name)
