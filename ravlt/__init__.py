@@ -15,6 +15,14 @@ from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
 from .errors import RAVLTError
 from .models import RAVLT
+from .swap import swap_backbone
 from .version import __version__
 
-__all__ = ["RAVLT", "RAVLTError", "__version__", "models", "switch_to_deploy"]
+__all__ = [
+    "RAVLT",
+    "RAVLTError",
+    "__version__",
+    "models",
+    "swap_backbone",
+    "switch_to_deploy",
+]

@@ -4,17 +4,12 @@
 import argparse
 import os
 
-import torch
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-
-from ravlt.analysis.subjects import make_step
+from ravlt.analysis.trial import try_model
 from ravlt.engine.cli import run_cli
 from ravlt.engine.config import load_config
 from ravlt.engine.storage import write_new
 from ravlt.errors import RAVLTError
-from ravlt.swap import apply_changes, leaf_config, swap_changes
+from ravlt.swap import leaf_config, plan_swap
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,52 +17,44 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
     parser.add_argument("--arch", default="t", choices=["t", "s", "b", "l", "test"])
     parser.add_argument(
-        "--attn", nargs="+", help="rala, or four names; default: as released"
+        "--attn",
+        nargs="+",
+        help="attention of all stages, e.g. rala, or of each; default: as released",
     )
     parser.add_argument("--pretrained", help="weights of RAVLT")
-    parser.add_argument("-o", "--out", required=True, help="new config file")
+    parser.add_argument("-o", "--out", required=True, help="the new config")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="build it; one training, one inference step",
-    )
-    parser.add_argument(
-        "--check-size", type=int, default=256, help="side of the images of --check"
+        help="build it, and run one training and one inference step on random images",
     )
     return parser.parse_args()
-
-
-def check(cfg: Config, side: int) -> None:
-    """Runs one step of each kind on random images."""
-    init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    model.train()
-    loss = make_step(model, cfg.filename, 2, (side, side), train=True)()
-    loss.backward()
-    model.eval()
-    with torch.no_grad():
-        make_step(model, cfg.filename, 1, (side, side), train=False)()
-    idle = [
-        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
-    ]
-    print(f"check: loss {loss.item():.4g}; parameters without gradient: {len(idle)}")
 
 
 def main() -> None:
     args = parse_args()
     if not args.out.endswith(".py"):
-        raise RAVLTError(f"--out '{args.out}' must end in .py.")
+        raise RAVLTError(f"--out '{args.out}' must end in .py; rename it.")
     cfg = load_config(args.config)
     attn = args.attn[0] if args.attn and len(args.attn) == 1 else args.attn
-    changes = swap_changes(cfg, args.arch, attn, args.pretrained)
-    apply_changes(cfg, changes)
+    swap = plan_swap(cfg, args.arch, attn, args.pretrained)
     base = args.config
     if "::" not in base:
         base = os.path.relpath(base, os.path.dirname(os.path.abspath(args.out)))
-    write_new(leaf_config(base, cfg, changes).encode(), args.out)
-    print(f"{args.out}: inherits {base}, {len(changes)} changes")
+    text = leaf_config(base, cfg, swap.apply(cfg), swap)
+    write_new(text.encode(), args.out)
+    for warning in swap.warnings:
+        print(f"note: {warning}")
+    print(f"{args.out}: inherits {base}, {len(swap.changes)} changes")
     if args.check:
-        check(load_config(args.out), args.check_size)
+        trial = try_model(load_config(args.out))
+        if trial.idle:
+            raise RAVLTError(
+                f"'{args.out}' leaves {trial.idle[0]} without a gradient, at which "
+                f"training on several GPUs stops; report the config."
+            )
+        loss = "does not train" if trial.loss is None else f"loss {trial.loss:.4g}"
+        print(f"check: {loss}, predicts")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 
 from .reference import ReferenceRAVLT
+from .samples import make_batch
 
 
 def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn.Module:
@@ -98,9 +99,8 @@ def _host_step(
     model: nn.Module, batch: int, size: tuple[int, int], train: bool
 ) -> Callable[[], object]:
     device = next(model.parameters()).device
-    pixels = torch.randint(256, (batch, 3, *size), dtype=torch.uint8)
-    samples = [make_sample(model, size) for _ in pixels]
-    data = {"inputs": [image.to(device) for image in pixels], "data_samples": samples}
+    data = make_batch(model, batch, size, train)
+    data["inputs"] = [image.to(device) for image in data["inputs"]]
 
     def step() -> object:
         ready = model.data_preprocessor(data, train)
@@ -110,52 +110,3 @@ def _host_step(
         return losses
 
     return step
-
-
-def make_sample(model: nn.Module, size: tuple[int, int]):
-    """Makes up what a host's model wants to know of an image, and random labels.
-
-    Args:
-        model: A detector or segmentor.
-        size: Height and width of the image.
-    """
-    if type(model).__module__.startswith("mmseg."):
-        return _segmentation_sample(size, model.num_classes)
-    return _detection_sample(size, model)
-
-
-def _segmentation_sample(size: tuple[int, int], num_classes: int):
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(metainfo=_metainfo(size))
-    labels = torch.randint(num_classes, (1, *size))
-    sample.gt_sem_seg = PixelData(data=labels)
-    return sample
-
-
-def _detection_sample(size: tuple[int, int], model: nn.Module):
-    import numpy as np
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
-
-    height, width = size
-    corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.7
-    boxes = torch.cat((corner, corner + torch.tensor([width, height]) * 0.2), dim=1)
-    masks = np.zeros((8, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.int(), strict=True):
-        mask[top:bottom, left:right] = 1
-    truth = InstanceData(bboxes=boxes, labels=torch.arange(8))
-    truth.masks = BitmapMasks(masks, height, width)
-    return DetDataSample(metainfo=_metainfo(size), gt_instances=truth)
-
-
-def _metainfo(size: tuple[int, int]) -> dict:
-    return dict(
-        img_shape=size,
-        ori_shape=size,
-        pad_shape=size,
-        batch_input_shape=size,
-        scale_factor=(1.0, 1.0),
-    )

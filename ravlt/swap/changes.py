@@ -1,10 +1,9 @@
-"""What a swap changes in a config, and why: applied, or written down as a config."""
+"""What a swap changes in a config, and why."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 Path = tuple[str | int, ...]
 
@@ -18,10 +17,31 @@ class Change:
     why: str
 
 
-def apply_changes(cfg: Config, changes: Sequence[Change]) -> None:
-    """Makes the changes, in place."""
-    for change in changes:
-        node = cfg
-        for key in change.path[:-1]:
-            node = node[key]
-        node[change.path[-1]] = copy.deepcopy(change.value)
+@dataclass(frozen=True)
+class Swap:
+    """What puts RAVLT into a config.
+
+    Args:
+        changes: What changes, and why.
+        warnings: What runs, but means something else than before.
+    """
+
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+
+    def apply(self, cfg: Config) -> Config:
+        """Gives a changed copy of a config."""
+        swapped = copy.deepcopy(cfg)
+        for change in self.changes:
+            node = swapped
+            for key in change.path[:-1]:
+                node = node[key]
+            # Config converts dicts at its top only.
+            value = ConfigDict(value=copy.deepcopy(change.value)).value
+            node[change.path[-1]] = value
+        return swapped
+
+
+def dotted(path: Path) -> str:
+    """A place as users write it, ``model.backbone``."""
+    return ".".join(map(str, path))

@@ -1,79 +1,120 @@
-"""Writes a swap down as a config that inherits the original."""
+"""Writes a swap down as a short config that inherits the original."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping
 
 from mmengine.config import Config
 
-from .changes import Change
+from .changes import Path, Swap
+
+_WIDTH = 88
 
 
-def leaf_config(base: str, cfg: Config, changes: Sequence[Change]) -> str:
-    """Gives the text of a config that makes the changes, with a comment for each.
+class _Value:
+    """A value that replaces another, and the reasons."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.whys: list[str] = []
+
+
+def leaf_config(base: str, original: Config, swapped: Config, swap: Swap) -> str:
+    """Gives the text of a config that makes a swap, with a comment for each change.
 
     Args:
         base: What it inherits, as ``_base_`` wants it.
-        cfg: The swapped config: lists cannot be changed in part, and are taken from it.
-        changes: What was changed.
+        original: The config that it inherits.
+        swapped: The config that it has to give: lists cannot be changed in part, and
+            are taken from it.
+        swap: The changes, and warnings for its head.
 
     Returns:
         Python source.
     """
     tree: dict = {}
-    for change in changes:
-        _insert(tree, cfg, change)
-    lines = [f"_base_ = {base!r}", ""]
+    for change in swap.changes:
+        _insert(tree, original, swapped, change.path, change.why)
+    lines = []
+    for warning in swap.warnings:
+        lines += textwrap.wrap(
+            warning, _WIDTH, initial_indent="# Note: ", subsequent_indent="# "
+        )
+    lines += [f"_base_ = {_quote(base)}"]
     for key, node in tree.items():
-        lines += [f"{key} = {_render(node, 0)}", ""]
-    return "\n".join(lines)
+        lines += ["", *_entry(str(key), node, 0)]
+    return "\n".join(lines) + "\n"
 
 
-class _Leaf:
-    """A value that replaces what was there, and the reasons."""
-
-    def __init__(self, value: object, whys: list[str]) -> None:
-        self.value, self.whys = value, whys
-
-
-def _insert(tree: dict, cfg: Config, change: Change) -> None:
-    node, value = tree, cfg
-    for i, key in enumerate(change.path):
-        value = value[key]
-        last = i == len(change.path) - 1
-        if last or isinstance(change.path[i + 1], int):
-            leaf = node.setdefault(key, _Leaf(value, []))
-            if isinstance(leaf, _Leaf) and change.why not in leaf.whys:
-                leaf.whys.append(change.why)
-            return
-        node = node.setdefault(key, {})
+def _insert(
+    tree: dict, original: Mapping, swapped: Mapping, path: Path, why: str
+) -> None:
+    """Puts a change into a tree of dicts that ends in values."""
+    key, *rest = path
+    value = swapped[key]
+    inherited = original.get(key)
+    # A child inherits through dicts only; a list is written whole.
+    if rest and isinstance(inherited, Mapping):
+        _insert(tree.setdefault(key, {}), inherited, value, tuple(rest), why)
+        return
+    if isinstance(value, Mapping) and key in original:
+        value = {"_delete_": True, **value}
+    leaf = tree.setdefault(key, _Value(value))
+    if why not in leaf.whys:
+        leaf.whys.append(why)
 
 
-def _render(node, depth: int) -> str:
-    if isinstance(node, _Leaf):
-        return _source(node.value, depth, replaces=True)
-    inner = "    " * (depth + 1)
-    lines = ["dict("]
-    for key, child in node.items():
-        if isinstance(child, _Leaf):
-            lines.append(f"{inner}# {'; '.join(child.whys)}")
-        lines.append(f"{inner}{key}={_render(child, depth + 1)},")
-    return "\n".join(lines) + "\n" + "    " * depth + ")"
+def _entry(key: str, node, depth: int, colon: bool = False) -> list[str]:
+    """A key and what it holds, as lines."""
+    indent = "    " * depth
+    head = f"{indent}{_quote(key)}: " if colon else f"{indent}{key}="
+    if not depth:
+        head = f"{key} = "
+    end = "," if depth else ""
+    if isinstance(node, _Value):
+        why = f"# {'; '.join(node.whys)}"
+        lines = _source(node.value, head, depth, end)
+        if len(lines) == 1 and len(lines[0]) + len(why) + 2 <= _WIDTH:
+            return [f"{lines[0]}  {why}"]
+        return [indent + why, *lines]
+    plain = all(str(k).isidentifier() for k in node)
+    lines = [head + ("dict(" if plain else "{")]
+    for k, child in node.items():
+        lines += _entry(str(k), child, depth + 1, not plain)
+    return [*lines, indent + (")" if plain else "}") + end]
 
 
-def _source(value, depth: int, replaces: bool = False) -> str:
-    """A value as Python; a dict that replaces another says so to mmengine."""
-    if isinstance(value, dict):
-        pairs = [f"{k}={_source(v, depth + 1)}" for k, v in value.items()]
-        if any(not str(k).isidentifier() for k in value):
-            pairs = [f"{k!r}: {_source(v, depth + 1)}" for k, v in value.items()]
-            if replaces:
-                pairs.insert(0, "'_delete_': True")
-            return "{" + ", ".join(pairs) + "}"
-        if replaces:
-            pairs.insert(0, "_delete_=True")
-        return f"dict({', '.join(pairs)})"
-    if isinstance(value, list | tuple):
-        items = ", ".join(_source(item, depth + 1) for item in value)
-        if isinstance(value, tuple):
-            return f"({items}{',' if len(value) == 1 else ''})"
-        return f"[{items}]"
-    return repr(value)
+def _source(value, head: str, depth: int, end: str) -> list[str]:
+    """A value behind its key: on one line if that fits, else an item a line."""
+    line = head + _flat(value) + end
+    if len(line) <= _WIDTH or not isinstance(value, Mapping | list | tuple):
+        return [line]
+    indent = "    " * (depth + 1)
+    plain = isinstance(value, Mapping) and all(str(k).isidentifier() for k in value)
+    if isinstance(value, Mapping):
+        opening, closing = ("dict(", ")") if plain else ("{", "}")
+        heads = [f"{indent}{k}=" if plain else f"{indent}{_quote(k)}: " for k in value]
+        parts = list(value.values())
+    else:
+        opening, closing = "()" if isinstance(value, tuple) else "[]"
+        heads, parts = [indent] * len(value), list(value)
+    lines = [head + opening]
+    for part_head, part in zip(heads, parts, strict=True):
+        lines += _source(part, part_head, depth + 1, ",")
+    return [*lines, "    " * depth + closing + end]
+
+
+def _flat(value) -> str:
+    if isinstance(value, Mapping):
+        if all(str(k).isidentifier() for k in value):
+            return f"dict({', '.join(f'{k}={_flat(v)}' for k, v in value.items())})"
+        return f"{{{', '.join(f'{_quote(k)}: {_flat(v)}' for k, v in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_flat, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flat, value))}]"
+    return _quote(value) if isinstance(value, str) else repr(value)
+
+
+def _quote(text: str) -> str:
+    """As formatters write strings."""
+    return f'"{text}"' if repr(text) == f"'{text}'" else repr(text)

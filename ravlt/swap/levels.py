@@ -1,16 +1,18 @@
-"""What a backbone hands to the rest of a model: channels and strides."""
+"""What a backbone or a neck hands on: it is built without weights, and asked."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor
 
 from ravlt.errors import RAVLTError
 
-_SIDE = 256  # a multiple of every stride in use
+_SIDE = 256  # pixels; a multiple of every stride in use
+_BATCH = 2  # norms over single values fail in training
 
 
 @dataclass(frozen=True)
@@ -21,42 +23,92 @@ class Level:
     stride: int
 
 
-def backbone_levels(backbone: Mapping, scope: str) -> list[Level]:
-    """Asks a backbone what it gives: it is built, without weights, and run.
+@dataclass(frozen=True)
+class Backbone:
+    """What is known of a backbone once it has been asked.
 
     Args:
-        backbone: Config of the backbone.
+        levels: Its feature maps, in order.
+        parameters: Names of its parameters.
+    """
+
+    levels: tuple[Level, ...]
+    parameters: tuple[str, ...]
+
+
+def ask_backbone(cfg: Mapping, scope: str) -> Backbone:
+    """Builds a backbone without weights and runs it, as in training.
+
+    Args:
+        cfg: Config of the backbone.
         scope: 'mmdet' or 'mmseg'.
 
     Raises:
-        RAVLTError: If it cannot run here, or gives something else than maps.
+        RAVLTError: If it cannot run here, or gives something else than a map of each
+            image at each level.
     """
-    cfg = copy.deepcopy(dict(backbone))
-    cfg.pop("init_cfg", None)
-    cfg.pop("pretrained", None)
+    kind = cfg["type"]
+    images = [(_BATCH, cfg.get("in_channels", 3), _SIDE, _SIDE)]
+    try:
+        maps, parameters = _run(cfg, scope, lambda model, x: model(*x), images)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        raise RAVLTError(
+            f"The backbone {kind} cannot run here, so that what it gives is not known "
+            f"({reason}); install what it needs, or choose another config."
+        ) from error
+    if not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
+        raise RAVLTError(
+            f"The backbone {kind} gives something else than feature maps, which RAVLT "
+            f"cannot replace; choose a config whose backbone gives feature maps only."
+        )
+    if any(len(x) != _BATCH for x in maps):
+        raise RAVLTError(
+            f"The backbone {kind} gives several maps for one image (branches of its "
+            f"own, which the heads count on), which RAVLT cannot replace; choose the "
+            f"config of a detector without branches, such as Faster R-CNN."
+        )
+    return Backbone(_levels(maps), parameters)
+
+
+def ask_neck(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, ...]:
+    """Builds a neck without weights and runs it.
+
+    Args:
+        cfg: Config of the neck.
+        scope: 'mmdet' or 'mmseg'.
+        levels: What it is given.
+
+    Returns:
+        What it gives.
+    """
+    shapes = [
+        (_BATCH, x.channels, _SIDE // x.stride, _SIDE // x.stride) for x in levels
+    ]
+    maps, _ = _run(cfg, scope, lambda model, x: model(x), shapes)
+    return _levels(maps)
+
+
+def _run(cfg: Mapping, scope: str, call, shapes) -> tuple[list, tuple[str, ...]]:
+    """Gives the output of a part for zeros, and the names of its parameters."""
+    cfg = copy.deepcopy(dict(cfg))
+    for key in ("init_cfg", "pretrained"):
+        cfg.pop(key, None)
+
+    def run(device: str):
+        with torch.device(device), torch.no_grad():
+            model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg)))
+            model.train()  # some give other maps than in evaluation
+            outs = call(model, [torch.zeros(shape) for shape in shapes])
+        maps = list(outs) if isinstance(outs, list | tuple) else [outs]
+        return maps, tuple(name for name, _ in model.named_parameters())
+
     with DefaultScope.overwrite_default_scope(scope):
         try:
-            try:
-                outs = _run(cfg, "meta")
-            except RuntimeError:  # some look at numbers while they are built
-                outs = _run(cfg, "cpu")
-        except Exception as error:
-            reason = str(error).split("\n")[0] or type(error).__name__
-            raise RAVLTError(
-                f"The backbone {cfg['type']} cannot run here, so what it gives is not "
-                f"known ({reason}); install what it needs, or choose another config."
-            ) from error
-    maps = list(outs) if isinstance(outs, list | tuple) else [outs]
-    if not all(isinstance(x, torch.Tensor) and x.ndim == 4 for x in maps):
-        raise RAVLTError(
-            f"The backbone {cfg['type']} gives something else than feature maps, which "
-            f"RAVLT cannot replace; choose a config with a convolutional pyramid."
-        )
-    return [Level(x.shape[1], round(_SIDE / x.shape[-1])) for x in maps]
+            return run("meta")
+        except (RuntimeError, NotImplementedError):
+            return run("cpu")  # some look at numbers while they are built
 
 
-def _run(cfg: dict, device: str):
-    with torch.device(device), torch.no_grad():
-        model = revert_sync_batchnorm(MODELS.build(cfg))
-        model.eval()  # which gives None for some
-        return model(torch.zeros(1, cfg.get("in_channels", 3), _SIDE, _SIDE))
+def _levels(maps: Sequence[Tensor]) -> tuple[Level, ...]:
+    return tuple(Level(x.shape[1], round(_SIDE / x.shape[-1])) for x in maps)

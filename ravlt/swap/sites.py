@@ -13,6 +13,11 @@ class Site:
     owner: Mapping
     path: Path
 
+    @property
+    def backbone(self) -> Mapping:
+        """Config of the backbone."""
+        return self.owner["backbone"]
+
 
 def find_sites(node, path: Path = ("model",)) -> Iterator[Site]:
     """Finds every part of a model that has a backbone, however deep.

@@ -1,22 +1,26 @@
 """Puts RAVLT into a config, and makes everything that reads it agree."""
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ravlt.errors import RAVLTError
-from ravlt.models.archs import resolve_arch
+from ravlt.models.ravlt import RAVLT
 
-from .changes import Change, apply_changes
-from .levels import Level, backbone_levels
+from .changes import Change, Swap, dotted
+from .levels import Backbone, Level, ask_backbone
+from .readers import rewire, used_levels
 from .sites import Site, find_sites
-from .training import training_changes
-from .wiring import rewire, used_levels
-
-_STRIDES = (4, 8, 16, 32)
+from .stages import STRIDES, match_stages, stride_warnings
+from .training import (
+    optimizer_changes,
+    optimizer_warnings,
+    pixel_changes,
+    weight_changes,
+)
 
 
 def swap_backbone(
@@ -27,100 +31,132 @@ def swap_backbone(
 ) -> Config:
     """Gives a config with RAVLT in place of its backbone; the given one is untouched.
 
+    Every backbone in the model is replaced, also inside of wrappers (semi-supervised
+    learning, tracking), and whatever depends on it is adapted: necks, heads, the
+    preprocessor's statistics, weights to load, learning rates by name. What runs but
+    means something else than before is logged as a warning.
+
     Args:
         cfg: Config of mmdet or mmseg, as ``Config.fromfile`` gives it.
         arch: Size or dict, see :class:`ravlt.models.RAVLT`.
         attn_types: Attention of each stage; None takes the released setting.
         pretrained: Weights of RAVLT; None trains from scratch.
 
+    Returns:
+        The new config.
+
     Raises:
-        RAVLTError: If a swap makes no sense there, or the old backbone cannot run.
+        RAVLTError: If a swap makes no sense there, or the old backbone cannot run here:
+            it is built, without weights, and asked for its channels and strides.
+
+    Example:
+        >>> cfg = Config.fromfile('retinanet_r50_fpn_1x_coco.py')
+        >>> swap_backbone(cfg, 's', pretrained='RAVLT_S.pth').dump('my_config.py')
     """
-    changes = swap_changes(cfg, arch, attn_types, pretrained)
-    swapped = copy.deepcopy(cfg)
-    apply_changes(swapped, changes)
-    return swapped
+    swap = plan_swap(cfg, arch, attn_types, pretrained)
+    for warning in swap.warnings:
+        print_log(warning, logger="current", level=logging.WARNING)
+    return swap.apply(cfg)
 
 
-def swap_changes(
+def plan_swap(
     cfg: Config,
     arch: str | Mapping = "t",
     attn_types: str | Sequence[str] | None = None,
     pretrained: str | None = None,
-) -> list[Change]:
-    """Gives what :func:`swap_backbone` changes; arguments and errors are the same."""
+) -> Swap:
+    """Says what :func:`swap_backbone` changes; arguments and errors are the same."""
     scope = cfg.get("default_scope") or "mmdet"
-    sites = list(find_sites(cfg.get("model", {})))
+    sites = list(find_sites(cfg.get("model") or {}))
     if not sites:
-        raise RAVLTError("The config has no model.backbone to swap.")
-    imports = cfg.get("custom_imports") or {}
-    names = list(imports.get("imports", []))
-    changes = []
-    if "ravlt" not in names:
-        value = {**imports, "imports": [*names, "ravlt"]}
-        changes.append(Change(("custom_imports",), value, "registers RAVLT"))
+        raise RAVLTError(
+            "The config has no model with a backbone to swap; give the config of a "
+            "detector or segmentor."
+        )
+    changes, warnings = list(_import_changes(cfg)), []
+    old_names: list[str] = []
+    new_names: list[str] = []
     for site in sites:
-        changes += _swap_site(site, scope, arch, attn_types, pretrained)
-    return [*changes, *training_changes(cfg)]
+        _refuse_shared_parts(site)
+        old = ask_backbone(site.backbone, scope)
+        new = _replacement(site, old, arch, attn_types, pretrained, warnings)
+        path = (*site.path, "backbone")
+        changes.append(Change(path, new, f"in place of {site.backbone['type']}"))
+        used = used_levels(site, len(old.levels))
+        with torch.device("meta"):
+            model = RAVLT(**{k: v for k, v in new.items() if k != "type"})
+        levels = [Level(model.embed_dims[i], STRIDES[i]) for i in model.out_indices]
+        changes += rewire(site, scope, old.levels, used, levels)
+        old_names += old.parameters
+        new_names += [name for name, _ in model.named_parameters()]
+    changes += pixel_changes(cfg.model, ("model",))
+    changes += weight_changes(cfg, sites)
+    changes += optimizer_changes(cfg, old_names, new_names)
+    if pretrained is None:
+        warnings.append(
+            "RAVLT trains from scratch, which takes a longer schedule: name ImageNet "
+            "weights with pretrained."
+        )
+    return Swap(tuple(changes), tuple(warnings + optimizer_warnings(cfg)))
 
 
-def _swap_site(site: Site, scope: str, arch, attn_types, pretrained) -> list[Change]:
-    old_cfg = site.owner["backbone"]
-    old = backbone_levels(old_cfg, scope)
-    _check_head(site)
-    used = used_levels(site.owner, old)
-    stages = _stages(old, old_cfg["type"])
-    indices = tuple(stages[i] for i in used)
-    dims = resolve_arch(arch)["embed_dims"]
+def _import_changes(cfg: Config) -> list[Change]:
+    imports = cfg.get("custom_imports") or {}
+    names = imports.get("imports") or []
+    names = [names] if isinstance(names, str) else list(names)
+    if "ravlt" in names:
+        return []
+    path = ("custom_imports",)
+    if imports:
+        path = ("custom_imports", "imports")
+        return [Change(path, [*names, "ravlt"], "registers RAVLT")]
+    return [Change(path, dict(imports=["ravlt"]), "registers RAVLT")]
+
+
+def _replacement(
+    site: Site, old: Backbone, arch, attn_types, pretrained, warnings: list[str]
+) -> dict:
+    """The config of RAVLT, with the settings of the old backbone that still apply."""
+    cfg, name = site.backbone, str(site.backbone["type"])
+    stages = match_stages(old.levels, name)
+    warnings += stride_warnings(old.levels, stages, name)
+    stages = tuple(stages[i] for i in used_levels(site, len(old.levels)))
     new = dict(type="RAVLT", arch=arch)
     if attn_types is not None:
         new["attn_types"] = attn_types
-    if old_cfg.get("in_channels", 3) != 3:
-        new["in_channels"] = old_cfg["in_channels"]
-    if indices != (0, 1, 2, 3):
-        new["out_indices"] = indices
-    norm = (old_cfg.get("norm_cfg") or {}).get("type")
-    new["norm_cfg"] = dict(type="SyncBN" if norm == "SyncBN" else "BN")
+    if cfg.get("in_channels", 3) != 3:
+        new["in_channels"] = cfg["in_channels"]
+    if stages != tuple(range(len(STRIDES))):
+        new["out_indices"] = stages
+    if (cfg.get("norm_cfg") or {}).get("type") == "SyncBN":
+        new["norm_cfg"] = dict(type="SyncBN")
     if pretrained is not None:
         new["init_cfg"] = dict(type="Pretrained", checkpoint=pretrained)
-    changes = [Change((*site.path, "backbone"), new, f"was {old_cfg['type']}")]
-    if site.owner.get("pretrained"):
-        changes.append(Change((*site.path, "pretrained"), None, "the old backbone's"))
-    channels = [dims[i] for i in indices]
-    return changes + list(rewire(site.owner, site.path, old, used, channels))
+        if cfg.get("norm_eval"):  # without weights its statistics mean nothing
+            new["norm_eval"] = True
+    return new
 
 
-def _check_head(site: Site) -> None:
-    """Refuses heads that are a piece of the backbone."""
+def _refuse_shared_parts(site: Site) -> None:
+    """Refuses models of which the neck or a head is a piece of the backbone."""
+    kind = str(site.backbone["type"]).rpartition(".")[2]
     shared = (site.owner.get("roi_head") or {}).get("shared_head")
     if shared:
         raise RAVLTError(
-            f"{'.'.join(map(str, site.path))}.roi_head.shared_head ({shared['type']}) "
-            f"is the last stage of the old backbone (a C4 head), which RAVLT cannot "
-            f"give; choose the config of the same method with an FPN."
+            f"{dotted(site.path)}.roi_head.shared_head ({shared['type']}) is the last "
+            f"stage of the old backbone (a C4 head), which RAVLT cannot give; choose "
+            f"the config of the same method with an FPN."
         )
-
-
-def _stages(old: Sequence[Level], name: str) -> tuple[int, ...]:
-    """Which stages of RAVLT stand in for the old levels."""
-    strides = [level.stride for level in old]
-    if all(stride in _STRIDES for stride in strides) and len(set(strides)) == len(old):
-        indices = tuple(_STRIDES.index(stride) for stride in strides)
-    elif len(old) <= 4 and max(strides) <= 32 and strides[0] >= 4:
-        # Dilated: as many stages as levels, up to the last.
-        indices = tuple(range(4 - len(old), 4))
-        new = [_STRIDES[i] for i in indices]
-        print_log(
-            f"{name} gave strides {strides}, RAVLT gives {new}: heads see a coarser "
-            f"grid than they were made for; check crop size and dilations.",
-            logger="current",
-            level=logging.WARNING,
-        )
-    else:
+    if kind == "SSDVGG":
         raise RAVLTError(
-            f"The backbone {name} gives strides {strides}, and RAVLT has {_STRIDES}; "
-            f"choose a config whose neck or head takes some of these."
+            f"{dotted(site.path)}.backbone is SSDVGG, whose last layers are the first "
+            f"of SSD's head; choose ssdlite or RetinaNet."
         )
-    if list(indices) != sorted(indices):
-        raise RAVLTError(f"The backbone {name} gives its maps in another order.")
-    return indices
+    necks = site.owner.get("neck") or {}
+    for neck in necks if isinstance(necks, list | tuple) else [necks]:
+        if "rfp_backbone" in neck:
+            raise RAVLTError(
+                f"{dotted(site.path)}.neck ({neck['type']}) runs copies of the old "
+                f"backbone on its own output, which RAVLT cannot take; choose the "
+                f"config of the same method with an FPN."
+            )

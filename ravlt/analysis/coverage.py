@@ -1,0 +1,164 @@
+"""Which of the hosts' own configs RAVLT can be swapped into: tried, one by one."""
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ravlt.errors import RAVLTError
+from ravlt.swap import swap_backbone
+
+from .trial import try_model
+
+HOSTS = ("mmdet", "mmseg")
+# Small images first: most models take them, and the others are tried with larger ones.
+_SIDES = (128, 256)
+
+
+@dataclass
+class Result:
+    """What came of one config.
+
+    Args:
+        config: ``mmdet::...`` or ``mmseg::...``.
+        outcome: 'runs'; 'refused' by the swap; 'broken': the original runs here, the
+            swapped one does not; 'unavailable': the original does not run here; or
+            'no model': the file is a part of other configs.
+        detail: Why, or what is noteworthy.
+    """
+
+    config: str
+    outcome: str
+    detail: str = ""
+
+    @property
+    def family(self) -> str:
+        """Host and folder."""
+        return self.config.partition("/")[0]
+
+
+def host_root(host: str) -> Path:
+    """The folder of a host's package that holds ``configs``."""
+    return Path(importlib.import_module(host).__file__).parent / ".mim"
+
+
+def list_configs() -> list[str]:
+    """Names every config that the hosts ship, bases apart."""
+    return [
+        f"{host}::{path.relative_to(root).as_posix()}"
+        for host in HOSTS
+        for root in [host_root(host) / "configs"]
+        for path in sorted(root.rglob("*.py"))
+        if "_base_" not in path.parts
+    ]
+
+
+def group_configs(names: list[str]) -> list[list[str]]:
+    """Groups configs that have the same model: it needs to be tried but once.
+
+    Args:
+        names: As :func:`list_configs` gives them.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            cfg = _read(name, import_custom_modules=False)
+            text = json.dumps([cfg.get("default_scope"), cfg.get("model")], default=str)
+            key = hashlib.sha256(text.encode()).hexdigest()
+        except Exception:  # told later, config by config
+            key = name
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def cover(names: list[str]) -> Iterator[Result]:
+    """Swaps RAVLT into configs of the same model, and tries the first that swaps.
+
+    Args:
+        names: A group of :func:`group_configs`.
+    """
+    # Some configs name files beside their host's configs folder.
+    os.chdir(host_root(names[0].partition("::")[0]))
+    tried = None
+    for name in names:
+        result, swapped = _swap(name)
+        if swapped is not None:
+            tried = tried or _try(name, swapped)
+            result = Result(name, tried.outcome, tried.detail)
+        yield result
+
+
+def read_results(path: str) -> list[Result]:
+    """Reads what :func:`write_result` has written so far."""
+    if not os.path.exists(path):
+        return []
+    lines = Path(path).read_text().splitlines()
+    return [Result(**json.loads(line)) for line in lines]
+
+
+def write_result(path: str, result: Result) -> None:
+    """Adds a line to a file of results."""
+    with open(path, "a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")
+
+
+def _read(name: str, **kwargs) -> Config:
+    host, _, path = name.partition("::")
+    return Config.fromfile(host_root(host) / "configs" / path, **kwargs)
+
+
+def _swap(name: str) -> tuple[Result, Config | None]:
+    """Gives a result if there is nothing to try."""
+    try:
+        cfg = _read(name)
+    except Exception as error:
+        return Result(name, "unavailable", f"the file: {_reason(error)}"), None
+    if not cfg.get("model"):
+        return Result(name, "no model"), None
+    try:
+        return Result(name, "runs"), swap_backbone(cfg, "test")
+    except RAVLTError as error:
+        if error.__cause__ is None:
+            return Result(name, "refused", str(error)), None
+        return Result(name, "unavailable", _reason(error.__cause__)), None
+    except Exception as error:
+        return _blame(name, error), None
+
+
+def _try(name: str, swapped: Config) -> Result:
+    try:
+        trial = _first_that_runs(swapped)
+    except Exception as error:
+        return _blame(name, error)
+    if trial.idle:
+        return Result(name, "broken", f"no gradient for {trial.idle[0]}")
+    return Result(name, "runs", "does not train" if trial.loss is None else "")
+
+
+def _blame(name: str, error: Exception) -> Result:
+    """Tells a broken swap from a config that does not run here as it is."""
+    try:
+        _first_that_runs(_read(name))
+    except Exception as original:
+        return Result(name, "unavailable", _reason(original))
+    return Result(name, "broken", _reason(error))
+
+
+def _first_that_runs(cfg: Config):
+    *smaller, largest = _SIDES
+    for side in smaller:
+        try:
+            return try_model(cfg, (side, side))
+        except Exception:  # too small for some: the last size tells
+            continue
+    return try_model(cfg, (largest, largest))
+
+
+def _reason(error: BaseException) -> str:
+    line = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {line[:200]}"

@@ -1,0 +1,63 @@
+"""The results of a sweep over the hosts' configs, as Markdown."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from .coverage import Result
+
+OUTCOMES = ("runs", "refused", "broken", "unavailable", "no model")
+
+
+def coverage_table(results: Iterable[Result]) -> str:
+    """Sets results in a table a host with a row a family, and lists causes.
+
+    Args:
+        results: One for each config.
+    """
+    results = list(results)
+    lines = [_summary(results), ""]
+    for host in sorted({r.family.partition("::")[0] for r in results}):
+        of_host = [r for r in results if r.family.startswith(f"{host}::")]
+        lines += [f"## {host}", "", f"| family | {' | '.join(OUTCOMES)} |"]
+        lines += ["|---" * (len(OUTCOMES) + 1) + "|"]
+        for family, counts in sorted(_count(of_host).items()):
+            cells = (str(counts[o] or "") for o in OUTCOMES)
+            lines.append(f"| {family.partition('::')[2]} | {' | '.join(cells)} |")
+        lines.append("")
+    for outcome, title in (
+        ("broken", "Broken"),
+        ("refused", "Refused, and why"),
+        ("unavailable", "Not run here as they are, and why"),
+    ):
+        lines += [f"## {title}", "", *_causes(results, outcome), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _summary(results: list[Result]) -> str:
+    counts = Counter(r.outcome for r in results)
+    parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES]
+    fit = counts["runs"] + counts["broken"]
+    share = counts["runs"] / fit if fit else 0
+    return (
+        f"{len(results)} configs: {', '.join(parts)}. Of those with a pyramid that run "
+        f"here as they are, {share:.1%} run with RAVLT."
+    )
+
+
+def _count(results: list[Result]) -> dict[str, Counter]:
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for result in results:
+        counts[result.family][result.outcome] += 1
+    return counts
+
+
+def _causes(results: list[Result], outcome: str) -> list[str]:
+    causes: dict[str, Counter] = defaultdict(Counter)
+    for result in results:
+        if result.outcome == outcome:
+            causes[result.detail][result.family.partition("::")[2]] += 1
+    lines = []
+    for cause, families in sorted(causes.items()):
+        named = ", ".join(f"{name} ({n})" for name, n in sorted(families.items()))
+        lines.append(f"- {cause} In {named}.")
+    return lines or ["None."]

@@ -1,0 +1,90 @@
+"""One training and one inference step of a config's model, on random images."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ravlt.errors import RAVLTError
+from ravlt.models import RAVLT
+
+from .samples import make_batch
+
+
+@dataclass
+class Trial:
+    """What came of it.
+
+    Args:
+        loss: The loss; None of a model that does not train (some trackers).
+        idle: Parameters of RAVLT without a gradient, at which DDP would stop.
+    """
+
+    loss: float | None
+    idle: list[str]
+
+
+def try_model(cfg: Config, size: tuple[int, int] = (256, 256)) -> Trial:
+    """Builds the model of a config without weights, trains a step, predicts.
+
+    Args:
+        cfg: Config of mmdet or mmseg.
+        size: Height and width of the images.
+
+    Raises:
+        RAVLTError: If the loss or a gradient of the backbone is not finite.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmdet")
+    for clock in ("iter", "epoch"):  # some losses depend on it; a runner sets it
+        MessageHub.get_current_instance().update_info(clock, 0)
+    model_cfg = copy.deepcopy(cfg.model)
+    _forget_weights(model_cfg)
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    trial = _train(model, size)
+    model.eval()
+    with torch.no_grad():
+        data = make_batch(model, 1, size, train=False)
+        model(**model.data_preprocessor(data, False), mode="predict")
+    return trial
+
+
+def _train(model: nn.Module, size: tuple[int, int]) -> Trial:
+    model.train()
+    data = model.data_preprocessor(make_batch(model, 2, size, train=True), True)
+    try:
+        losses = model(**data, mode="loss")
+    except NotImplementedError:
+        return Trial(None, [])
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    idle, broken = [], [] if loss.isfinite() else ["the loss"]
+    # The teacher of a semi-supervised detector has gradients turned off.
+    for part in (part for part in model.modules() if isinstance(part, RAVLT)):
+        for name, parameter in part.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                idle.append(name)
+            elif parameter.requires_grad and not parameter.grad.isfinite().all():
+                broken.append(name)
+    if broken:
+        raise RAVLTError(f"In one training step {broken[0]} is not finite.")
+    return Trial(loss.item(), idle)
+
+
+def _forget_weights(node) -> None:
+    """Takes out what would be loaded: files are not at hand."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            loads = isinstance(value, Mapping) and value.get("type") == "Pretrained"
+            if key in ("pretrained", "teacher_ckpt") or (key == "init_cfg" and loads):
+                node[key] = None
+            else:
+                _forget_weights(value)
+    elif isinstance(node, list | tuple):
+        for item in node:
+            _forget_weights(item)

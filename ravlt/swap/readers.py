@@ -1,0 +1,196 @@
+"""Who reads a backbone's maps, and the channels they expect."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ravlt.errors import RAVLTError
+
+from .changes import Change, Path, dotted
+from .levels import Level, ask_neck
+from .sites import Site
+
+# Parts of a model that read no maps.
+_OTHER = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
+_WHY = "RAVLT's channels"
+
+
+def used_levels(site: Site, count: int) -> list[int]:
+    """Tells which levels the rest of the model reads.
+
+    RAVLT does not make the others: a norm without a gradient would stop DDP.
+
+    Args:
+        site: The model that holds the backbone.
+        count: How many levels the old backbone gives.
+
+    Returns:
+        Their positions, in order.
+    """
+    necks = list(_necks(site))
+    if necks:
+        first, _ = necks[0]
+        return list(range(first.get("start_level", 0), count))
+    heads = list(_segmentation_heads(site))
+    read = {i for head, _ in heads for i in _positions(head, count)}
+    return sorted(read) or list(range(count))
+
+
+def rewire(
+    site: Site, scope: str, old: Sequence[Level], used: list[int], new: Sequence[Level]
+) -> Iterator[Change]:
+    """Makes whatever reads the backbone expect the new maps.
+
+    Args:
+        site: The model that holds the backbone.
+        scope: 'mmdet' or 'mmseg'.
+        old: What the old backbone gave.
+        used: Positions of the levels that the new one gives, too.
+        new: What the new one gives.
+
+    Yields:
+        A change for each number.
+
+    Raises:
+        RAVLTError: If a neck expects other maps than the old backbone gave.
+    """
+    for neck, path in _necks(site):
+        changes = list(_neck_changes(neck, path, old, used, new))
+        yield from changes
+        old_outs = ask_neck(neck, scope, old)
+        merged = dict(neck) | {c.path[-1]: c.value for c in changes}
+        new_outs = ask_neck(merged, scope, new)
+        if old_outs == new_outs:
+            return
+        old, new, used = old_outs, new_outs, list(range(len(old_outs)))
+    old_channels = [level.channels for level in old]
+    # The last of the new levels stands in for those that nothing reads.
+    by_position = [
+        new[used.index(i)].channels if i in used else new[-1].channels
+        for i in range(len(old))
+    ]
+    heads = list(_segmentation_heads(site))
+    for head, path in heads:
+        yield from _head_changes(head, path, old_channels, used, by_position)
+    if not heads:
+        for key, value in site.owner.items():
+            if key not in _OTHER:
+                path = (*site.path, key)
+                yield from _tree_changes(value, path, old_channels, by_position)
+
+
+def _necks(site: Site) -> Iterator[tuple[Mapping, Path]]:
+    neck, path = site.owner.get("neck"), (*site.path, "neck")
+    if isinstance(neck, Mapping):
+        yield neck, path
+    for i, part in enumerate(neck if isinstance(neck, list | tuple) else ()):
+        yield part, (*path, i)
+
+
+def _neck_changes(
+    neck: Mapping,
+    path: Path,
+    old: Sequence[Level],
+    used: list[int],
+    new: Sequence[Level],
+) -> Iterator[Change]:
+    found = neck.get("in_channels")
+    if found is None:  # it takes maps of any width
+        return
+    old_channels, new_channels = ([x.channels for x in xs] for xs in (old, new))
+    if isinstance(found, int):
+        if found != old_channels[-1]:
+            raise _mismatch(neck, path, old_channels)
+        yield Change((*path, "in_channels"), new_channels[-1], _WHY)
+        return
+    if list(found) == old_channels[::-1] != old_channels:  # deepest first
+        new_channels.reverse()
+    elif list(found) != old_channels:
+        raise _mismatch(neck, path, old_channels)
+    yield Change((*path, "in_channels"), type(found)(new_channels), _WHY)
+    outs = neck.get("out_channels")
+    if isinstance(outs, list | tuple) and outs[: len(found)] == found:
+        # It hands its input on (SSDNeck).
+        value = type(outs)([*new_channels, *outs[len(found) :]])
+        yield Change((*path, "out_channels"), value, _WHY)
+    if len(used) < len(old):
+        why = "RAVLT gives only the levels that are used"
+        yield Change((*path, "start_level"), 0, why)
+        if neck.get("end_level", -1) not in (-1, None):
+            yield Change((*path, "end_level"), neck["end_level"] - used[0], why)
+
+
+def _mismatch(neck: Mapping, path: Path, channels: list[int]) -> RAVLTError:
+    return RAVLTError(
+        f"{dotted(path)}.in_channels={neck['in_channels']} does not fit what the old "
+        f"backbone gives, {channels}; correct the config first."
+    )
+
+
+def _segmentation_heads(site: Site) -> Iterator[tuple[Mapping, Path]]:
+    """Heads of mmseg, and heads inside of them, that choose their levels."""
+    for key in ("decode_head", "auxiliary_head"):
+        yield from _with_index(site.owner.get(key), (*site.path, key), True)
+
+
+def _with_index(node, path: Path, top: bool = False) -> Iterator[tuple[Mapping, Path]]:
+    if isinstance(node, Mapping):
+        if "in_index" in node or (top and "in_channels" in node):
+            yield node, path
+        for key, value in node.items():
+            yield from _with_index(value, (*path, key))
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from _with_index(value, (*path, i), top)
+
+
+def _positions(head: Mapping, count: int) -> list[int]:
+    """The levels that a head of mmseg reads; without an index, the last one or all."""
+    default = -1 if isinstance(head.get("in_channels"), int) else range(count)
+    index = head.get("in_index", default)
+    read = [index] if isinstance(index, int) else list(index)
+    # DeepLabV3+ reads the first level besides.
+    return [0] * bool(head.get("c1_in_channels")) + [i % count for i in read]
+
+
+def _head_changes(
+    head: Mapping, path: Path, old: list[int], used: list[int], new: list[int]
+) -> Iterator[Change]:
+    found, index = head["in_channels"], head.get("in_index")
+    if head.get("c1_in_channels"):
+        yield Change((*path, "c1_in_channels"), new[0], _WHY)
+    positions = _positions(head, len(old))[-1 if isinstance(found, int) else 0 :]
+    if isinstance(found, int):
+        (position,) = positions
+        if found == old[position] != new[position]:
+            yield Change((*path, "in_channels"), new[position], _WHY)
+    elif list(found) == [old[i] for i in positions]:
+        value = type(found)(new[i] for i in positions)
+        yield Change((*path, "in_channels"), value, _WHY)
+    if index is None or len(used) == len(old):
+        return
+    shifted = [used.index(i) for i in positions]
+    wanted = shifted[0] if isinstance(index, int) else type(index)(shifted)
+    if wanted != index:
+        why = "RAVLT gives only the levels that are used"
+        yield Change((*path, "in_index"), wanted, why)
+
+
+def _tree_changes(node, path: Path, old: list[int], new: list[int]) -> Iterator[Change]:
+    """Heads of mmdet without a neck: whatever is as wide as the backbone."""
+    if isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from _tree_changes(value, (*path, i), old, new)
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        # Extractors of regions hand on what they are given.
+        passed = key == "out_channels" and str(path[-1]).endswith("roi_extractor")
+        if key == "in_channels" or passed:
+            wanted = None
+            if value == old[-1]:
+                wanted = new[-1]
+            elif isinstance(value, list | tuple) and list(value) == old:
+                wanted = type(value)(new)
+            if wanted is not None and wanted != value:
+                yield Change((*path, key), wanted, _WHY)
+        else:
+            yield from _tree_changes(value, (*path, key), old, new)

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Tries the swap on every config that mmdet and mmseg ship, and writes a table."""
+
+import argparse
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import wait
+
+from ravlt.analysis.coverage import (
+    Result,
+    cover,
+    group_configs,
+    list_configs,
+    read_results,
+    write_result,
+)
+from ravlt.analysis.coverage_table import coverage_table
+from ravlt.engine.cli import run_cli
+
+_PRELOAD = ["mmdet.apis", "mmseg.apis", "mmcv.ops", "ravlt.analysis.coverage"]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out",
+        default="work_dirs/swap_coverage",
+        help="folder; a sweep that was cut off goes on there",
+    )
+    parser.add_argument("--only", default="", help="configs that have this in the name")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds for a model; then broken"
+    )
+    return parser.parse_args()
+
+
+def cover_group(names: list[str], path: str) -> None:
+    """Writes a line for each config of a group; in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    log = os.open(f"{path}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):  # the hosts are talkative
+        os.dup2(log, stream)
+    for result in cover(names):
+        write_result(path, result)
+
+
+def main() -> None:
+    args = parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    path = os.path.abspath(os.path.join(args.out, "results.jsonl"))
+    done = {result.config for result in read_results(path)}
+    names = [n for n in list_configs() if args.only in n and n not in done]
+    groups = group_configs(names)
+    print(
+        f"{len(names)} configs to try ({len(groups)} models), {len(done)} done before"
+    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    running: dict = {}
+    while groups or running:
+        while groups and len(running) < args.jobs:
+            group = groups.pop(0)
+            process = context.Process(target=cover_group, args=(group, path))
+            process.start()
+            running[process] = (group, time.monotonic() + args.timeout * len(group))
+        wait([process.sentinel for process in running], timeout=1)
+        for process, (group, deadline) in list(running.items()):
+            late = time.monotonic() > deadline
+            if process.is_alive() and not late:
+                continue
+            process.kill()
+            process.join()
+            del running[process]
+            written = {result.config for result in read_results(path)}
+            for name in (name for name in group if name not in written):
+                why = "took too long" if late else f"died ({process.exitcode})"
+                write_result(path, Result(name, "broken", why))
+    results = [result for result in read_results(path) if args.only in result.config]
+    table = coverage_table(results)
+    with open(os.path.join(args.out, "table.md"), "w") as file:
+        file.write(table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    run_cli(main)
