@@ -151,6 +151,11 @@ def test_data_are_what_the_name_says(case):
         assert pipeline["RandomCrop"].cat_max_ratio == 0.75
         assert pipeline["RandomResize"].scale == (4 * crop[0], crop[0])
         assert "PhotoMetricDistortion" in pipeline
+        assert cfg.tta_model.type == "SegTTAModel"
+        scales, flips = cfg.tta_pipeline[1].transforms[:2]
+        ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+        assert [s.scale_factor * 512 for s in scales] == [r * crop[0] for r in ratios]
+        assert [f.prob for f in flips] == [0.0, 1.0]
         assert cfg.model.data_preprocessor.size == crop
         assert cfg.model.test_cfg.mode == "whole"
         assert cfg.model.decode_head.num_classes == 150
