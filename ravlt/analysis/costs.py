@@ -66,8 +66,9 @@ def costs_of(name: str, size: tuple[int, int]) -> dict[str, Cost]:
 def count_costs(model: nn.Module, size: tuple[int, int]) -> dict[str, Cost]:
     """Counts the costs of inference on one image, part by part.
 
-    Of two-stage detectors the boxes of 1000 proposals and the masks of 100 are counted,
-    in every stage of a cascade.
+    Of mmdet's StandardRoIHead and CascadeRoIHead the boxes of 1000 proposals and the
+    masks of 100 are counted, in every stage of a cascade; of other models, what the
+    host computes for one image.
 
     Args:
         model: A detector, a segmentor, or a network that takes images; on the meta
