@@ -114,7 +114,9 @@ def _detection_sample(size: tuple[int, int], model: nn.Module):
     truth.instances_ids = torch.arange(_BOXES)
     sample = DetDataSample(metainfo=_metainfo(size), gt_instances=truth)
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=truth.labels[:0])
-    sample.proposals = InstanceData(bboxes=boxes.clone(), scores=torch.rand(_BOXES))
+    if not any(name.endswith("rpn_head") for name, _ in model.named_modules()):
+        # Fast R-CNN is given them; other models would use them in place of their own.
+        sample.proposals = InstanceData(bboxes=boxes, scores=torch.rand(_BOXES))
     # Semantic heads behind regions learn from labels at an eighth of the size.
     small = hasattr(getattr(model, "roi_head", None), "semantic_head")
     grid = (height // 8, width // 8) if small else size

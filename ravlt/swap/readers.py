@@ -28,7 +28,8 @@ def used_levels(site: Site, count: int) -> list[int]:
     necks = list(_necks(site))
     if necks:
         first, _ = necks[0]
-        return list(range(first.get("start_level", 0), count))
+        one = isinstance(first.get("in_channels"), int)
+        return list(range(count - 1 if one else first.get("start_level", 0), count))
     heads = list(_segmentation_heads(site))
     read = {i for head, _ in heads for i in _positions(head, count)}
     return sorted(read) or list(range(count))
@@ -100,7 +101,7 @@ def _neck_changes(
         if found != old_channels[-1]:
             raise _mismatch(neck, path, old_channels)
         yield Change((*path, "in_channels"), new_channels[-1], _WHY)
-        return
+        return  # it reads the last level
     if list(found) == old_channels[::-1] != old_channels:  # deepest first
         new_channels.reverse()
     elif list(found) != old_channels:

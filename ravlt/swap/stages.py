@@ -51,7 +51,9 @@ def match_stages(old: Sequence[Level], name: str) -> tuple[int, ...]:
     return tuple(range(len(STRIDES) - len(old), len(STRIDES)))
 
 
-def stride_warnings(old: Sequence[Level], stages: Sequence[int], name: str) -> list:
+def stride_warnings(
+    old: Sequence[Level], stages: Sequence[int], name: str
+) -> list[str]:
     """Says where the swap changes the grid that a neck or head sees."""
     strides = [level.stride for level in old]
     new = [STRIDES[i] for i in stages]
@@ -60,5 +62,10 @@ def stride_warnings(old: Sequence[Level], stages: Sequence[int], name: str) -> l
             f"{name} gave strides {strides}, RAVLT gives {new}: heads see a coarser "
             f"grid than they were made for; check dilations in the heads, and the crop "
             f"size."
+        ]
+    if new[-1] < STRIDES[-1]:
+        return [
+            f"{name} gave no stride above {new[-1]}: RAVLT's later stages are not "
+            f"built; a config with a pyramid would use them."
         ]
     return []

@@ -11,9 +11,18 @@ from .sites import Site
 _PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 # For mmpretrain, whose preprocessors name the order of channels otherwise.
 _CLASSIFIERS = ("ReIDDataPreprocessor", "ClsDataPreprocessor")
-# mmengine takes the longest key that is part of a parameter's name, and of equally long
-# ones the first in the alphabet: with the dot these come before 'backbone'.
+# Keys of RAVLT's parameters. mmengine takes the longest one that is part of a name, and
+# of equally long ones the first in the alphabet: these come before 'backbone'.
 _LAYER_SCALES = (".gamma_1", ".gamma_2")
+_NORMS = (
+    "patch_embed.proj.1",
+    "patch_embed.proj.4",
+    "patch_embed.proj.7",
+    ".norm1.norm",
+    ".norm2.norm",
+    "downsample.norm",
+    "extra_norms",
+)
 _LAYER_SCALE = "backbone.layers.0.blocks.0.gamma_1"
 _DECAY = "LayerDecayOptimWrapperConstructor"
 
@@ -77,9 +86,11 @@ def optimizer_changes(
     paramwise = wrapper.get("paramwise_cfg") or {}
     keys = dict(paramwise.get("custom_keys") or {})
     kept = {k: v for k, v in keys.items() if _names(k, new) or not _names(k, old)}
-    exempt = _exempt(kept)
-    why = "layer scales do not decay"
-    if len(kept) < len(keys):
+    gone = {k: v for k, v in keys.items() if k not in kept}
+    norms = any("norm" in k and v.get("decay_mult") == 0 for k, v in gone.items())
+    exempt = _exempt(kept, _LAYER_SCALES + _NORMS * norms)
+    why = f"layer scales{' and norms' * norms} do not decay"
+    if gone:
         why += "; other keys named parameters of the old backbone"
     constructor = str(wrapper.get("constructor", ""))
     if "Decay" in constructor and constructor != _DECAY:
@@ -96,7 +107,7 @@ def optimizer_changes(
     elif not paramwise:
         settings = dict(custom_keys=exempt)
         yield Change((*path, "paramwise_cfg"), settings, why)
-    elif not keys or len(kept) < len(keys):
+    elif not keys or gone:
         place = (*path, "paramwise_cfg", "custom_keys")
         yield Change(place, kept | exempt, why)
     else:
@@ -136,11 +147,11 @@ def _names(key: str, parameters: Sequence[str]) -> bool:
     return any(key in f"backbone.{name}" for name in parameters)
 
 
-def _exempt(keys: Mapping) -> dict[str, dict]:
-    """No decay for layer scales, at the learning rate that they have otherwise."""
+def _exempt(keys: Mapping, names: Sequence[str]) -> dict[str, dict]:
+    """No decay for some of RAVLT's parameters, at the learning rate of the others."""
     first = next(
         (k for k in sorted(sorted(keys), key=len, reverse=True) if k in _LAYER_SCALE),
         None,
     )
     settings = dict(keys.get(first, {})) | dict(decay_mult=0.0)
-    return {key: dict(settings) for key in _LAYER_SCALES}
+    return {name: dict(settings) for name in names}
