@@ -13,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import decode
 from running import (
     DET,
     ENV,
@@ -341,10 +342,21 @@ def test_tta_detection(det_run, shapes, options):
     metrics = read_metrics(det_run.cwd)
     assert -1 <= metrics["coco/bbox_mAP"] <= 1
     assert ("coco/segm_mAP" in metrics) is (not options)
+    filled = 0
     for item in items:
         found = item["pred_instances"]
         assert 0 < len(found["bboxes"]) <= 100
-        assert len(found.get("masks", [])) == (0 if options else len(found["bboxes"]))
+        assert ("masks" in found) is (not options)
+        if options:
+            continue
+        # Turned back like their boxes, masks lie inside them.
+        boxes = found["bboxes"].tolist()
+        for box, mask in zip(boxes, found["masks"], strict=True):
+            rows, columns = np.nonzero(decode(mask))
+            assert ((columns >= box[0] - 1) & (columns <= box[2] + 1)).all()
+            assert ((rows >= box[1] - 1) & (rows <= box[3] + 1)).all()
+            filled += len(rows) > 0
+    assert (filled > 0) is (not options)
 
 
 def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:
