@@ -1,7 +1,9 @@
 """What all tests share."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,22 @@ def trained(request) -> Trained:
 @pytest.fixture(scope="session")
 def seg(seg_run) -> Path:
     return seg_run.work
+
+
+@pytest.fixture(scope="session")
+def wheel_site(tmp_path_factory) -> Path:
+    """A wheel of this tree, unpacked."""
+    source = tmp_path_factory.mktemp("wheel") / "source"
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv*", "work_dirs", "data", "build", ".*"
+    )
+    shutil.copytree(ROOT, source, ignore=ignore)
+    line = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps"]
+    line += ["--no-build-isolation", "--no-index", "-w", "out"]
+    done = subprocess.run(line, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (source / "out").glob("ravlt-*.whl")
+    site = source.parent / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site

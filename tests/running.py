@@ -123,9 +123,9 @@ class Run:
                 break
         return self.wait(1)
 
-    def succeeded(self) -> "Run":
+    def succeeded(self, timeout: float = 240) -> "Run":
         """Waits; fails with the output if the exit status is not 0."""
-        status = self.wait()
+        status = self.wait(timeout)
         assert status == 0, f"status {status}\n{self.out[-3000:]}\n{self.err[-3000:]}"
         return self
 

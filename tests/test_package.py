@@ -1,12 +1,8 @@
 """What ``import ravlt`` does, and what it leaves alone."""
 
-import shutil
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
-import pytest
 import yaml
 from running import ENV, ROOT
 
@@ -47,27 +43,8 @@ def test_without_mmengine_the_error_says_what_to_install():
     assert "pip install 'ravlt[openmmlab]' or pip install 'ravlt[onedl]'" in last
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """A wheel of this tree, unpacked."""
-    source = tmp_path_factory.mktemp("wheel") / "source"
-    ignore = shutil.ignore_patterns(
-        ".git", ".venv*", "work_dirs", "data", "build", ".*"
-    )
-    shutil.copytree(ROOT, source, ignore=ignore)
-    line = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps"]
-    line += ["--no-build-isolation", "--no-index", "-w", "out"]
-    done = subprocess.run(line, cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = (source / "out").glob("ravlt-*.whl")
-    site = source.parent / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    return site
-
-
-def test_the_wheel_ships_configs_and_tools(site):
-    home = site / "ravlt/.mim"
+def test_the_wheel_ships_configs_and_tools(wheel_site):
+    home = wheel_site / "ravlt/.mim"
     for folder in ("configs", "tools"):
         here, there = (
             {
@@ -82,18 +59,18 @@ def test_the_wheel_ships_configs_and_tools(site):
     assert all((home / path).is_file() for path in index["Import"])
 
 
-def test_the_wheel_works_in_a_foreign_directory(site, tmp_path):
+def test_the_wheel_works_in_a_foreign_directory(wheel_site, tmp_path):
     """Its own tool reads its own config, which inherits the host's and another."""
-    home = site / "ravlt/.mim"
+    home = wheel_site / "ravlt/.mim"
     config = home / "configs/mask_rcnn/mask-rcnn_ravlt-s-linear_fpn_1x_coco.py"
     code = f"""
 import runpy, sys
 import ravlt
-assert ravlt.__file__.startswith({str(site)!r}), ravlt.__file__
+assert ravlt.__file__.startswith({str(wheel_site)!r}), ravlt.__file__
 sys.argv = ["get_flops.py", {str(config)!r}, "--shape", "64"]
 runpy.run_path({str(home / "tools/analysis_tools/get_flops.py")!r}, run_name="__main__")
 """
-    env = ENV | {"PYTHONPATH": str(site)}
+    env = ENV | {"PYTHONPATH": str(wheel_site)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -4,8 +4,8 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,7 +17,7 @@ from .trial import try_model
 
 HOSTS = ("mmdet", "mmseg")
 # Small images first: most models take them, and the others are tried with larger ones.
-_SIDES = (128, 256)
+_SIDES = (128, 256, 512)
 
 
 @dataclass
@@ -30,16 +30,18 @@ class Result:
             swapped one does not; 'unavailable': the original does not run here; or
             'no model': the file is a part of other configs.
         detail: Why, or what is noteworthy.
+        model: Tells models apart that were tried.
     """
 
     config: str
     outcome: str
     detail: str = ""
+    model: str = ""
 
-    @property
-    def family(self) -> str:
-        """Host and folder."""
-        return self.config.partition("/")[0]
+
+def family_of(config: str) -> str:
+    """Host and folder of a config: ``mmdet::retinanet``."""
+    return config.partition("/")[0]
 
 
 def host_root(host: str) -> Path:
@@ -58,39 +60,36 @@ def list_configs() -> list[str]:
     ]
 
 
-def group_configs(names: list[str]) -> list[list[str]]:
-    """Groups configs that have the same model: it needs to be tried but once.
+def cover(name: str, earlier: Iterable[Result] = ()) -> Result:
+    """Swaps RAVLT into a config and tries the model.
 
     Args:
-        names: As :func:`list_configs` gives them.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        try:
-            cfg = _read(name, import_custom_modules=False)
-            text = json.dumps([cfg.get("default_scope"), cfg.get("model")], default=str)
-            key = hashlib.sha256(text.encode()).hexdigest()
-        except Exception:  # told later, config by config
-            key = name
-        groups.setdefault(key, []).append(name)
-    return list(groups.values())
-
-
-def cover(names: list[str]) -> Iterator[Result]:
-    """Swaps RAVLT into configs of the same model, and tries the first that swaps.
-
-    Args:
-        names: A group of :func:`group_configs`.
+        name: As :func:`list_configs` gives it.
+        earlier: What came of other configs: those that differ in their backbone only
+            become the same model, which is tried once.
     """
     # Some configs name files beside their host's configs folder.
-    os.chdir(host_root(names[0].partition("::")[0]))
-    tried = None
-    for name in names:
-        result, swapped = _swap(name)
-        if swapped is not None:
-            tried = tried or _try(name, swapped)
-            result = Result(name, tried.outcome, tried.detail)
-        yield result
+    os.chdir(host_root(name.partition("::")[0]))
+    try:
+        cfg = _read(name)
+    except Exception as error:
+        return Result(name, "unavailable", f"the file: {_reason(error)}")
+    if not cfg.get("model"):
+        return Result(name, "no model")
+    try:
+        swapped = swap_backbone(cfg, "test")
+    except RAVLTError as error:
+        if error.__cause__ is None:
+            return Result(name, "refused", str(error))
+        return Result(name, "unavailable", _reason(error.__cause__))
+    except Exception as error:
+        return _blame(name, error)
+    text = json.dumps([swapped.get("default_scope"), swapped.model], default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    for result in earlier:
+        if result.model == key:
+            return replace(result, config=name)
+    return replace(_try(name, swapped), model=key)
 
 
 def read_results(path: str) -> list[Result]:
@@ -107,27 +106,9 @@ def write_result(path: str, result: Result) -> None:
         file.write(json.dumps(asdict(result)) + "\n")
 
 
-def _read(name: str, **kwargs) -> Config:
+def _read(name: str) -> Config:
     host, _, path = name.partition("::")
-    return Config.fromfile(host_root(host) / "configs" / path, **kwargs)
-
-
-def _swap(name: str) -> tuple[Result, Config | None]:
-    """Gives a result if there is nothing to try."""
-    try:
-        cfg = _read(name)
-    except Exception as error:
-        return Result(name, "unavailable", f"the file: {_reason(error)}"), None
-    if not cfg.get("model"):
-        return Result(name, "no model"), None
-    try:
-        return Result(name, "runs"), swap_backbone(cfg, "test")
-    except RAVLTError as error:
-        if error.__cause__ is None:
-            return Result(name, "refused", str(error)), None
-        return Result(name, "unavailable", _reason(error.__cause__)), None
-    except Exception as error:
-        return _blame(name, error), None
+    return Config.fromfile(host_root(host) / "configs" / path)
 
 
 def _try(name: str, swapped: Config) -> Result:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from .coverage import Result
+from .coverage import HOSTS, Result, family_of
 
 OUTCOMES = ("runs", "refused", "broken", "unavailable", "no model")
 
@@ -16,8 +16,8 @@ def coverage_table(results: Iterable[Result]) -> str:
     """
     results = list(results)
     lines = [_summary(results), ""]
-    for host in sorted({r.family.partition("::")[0] for r in results}):
-        of_host = [r for r in results if r.family.startswith(f"{host}::")]
+    for host in HOSTS:
+        of_host = [r for r in results if r.config.startswith(f"{host}::")]
         lines += [f"## {host}", "", f"| family | {' | '.join(OUTCOMES)} |"]
         lines += ["|---" * (len(OUTCOMES) + 1) + "|"]
         for family, counts in sorted(_count(of_host).items()):
@@ -47,7 +47,7 @@ def _summary(results: list[Result]) -> str:
 def _count(results: list[Result]) -> dict[str, Counter]:
     counts: dict[str, Counter] = defaultdict(Counter)
     for result in results:
-        counts[result.family][result.outcome] += 1
+        counts[family_of(result.config)][result.outcome] += 1
     return counts
 
 
@@ -55,7 +55,7 @@ def _causes(results: list[Result], outcome: str) -> list[str]:
     causes: dict[str, Counter] = defaultdict(Counter)
     for result in results:
         if result.outcome == outcome:
-            causes[result.detail][result.family.partition("::")[2]] += 1
+            causes[result.detail][family_of(result.config)] += 1
     lines = []
     for cause, families in sorted(causes.items()):
         named = ", ".join(f"{name} ({n})" for name, n in sorted(families.items()))

@@ -85,7 +85,9 @@ def _people(batch: int, size: tuple[int, int]) -> dict:
     from mmdet.structures import ReIDDataSample
 
     samples = [ReIDDataSample().set_gt_label(i // 2) for i in range(2 * batch)]
-    return dict(inputs=list(_pixels(2 * batch, 3, *size)), data_samples=samples)
+    height, width = size
+    pixels = _pixels(2 * batch, 3, height, width // 2)  # people are upright
+    return dict(inputs=list(pixels), data_samples=samples)
 
 
 def _segmentation_sample(size: tuple[int, int], model: nn.Module):

@@ -85,7 +85,7 @@ def ask_neck(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, 
     shapes = [
         (_BATCH, x.channels, _SIDE // x.stride, _SIDE // x.stride) for x in levels
     ]
-    maps, _ = _run(cfg, scope, lambda model, x: model(x), shapes)
+    maps, _ = _run(cfg, scope, lambda model, x: model(tuple(x)), shapes)
     return _levels(maps)
 
 

@@ -54,6 +54,8 @@ def rewire(
         RAVLTError: If a neck expects other maps than the old backbone gave.
     """
     for neck, path in _necks(site):
+        if "in_channels" not in neck:  # it pools maps of any width
+            continue
         changes = list(_neck_changes(neck, path, old, used, new))
         yield from changes
         old_outs = ask_neck(neck, scope, old)
@@ -93,9 +95,7 @@ def _neck_changes(
     used: list[int],
     new: Sequence[Level],
 ) -> Iterator[Change]:
-    found = neck.get("in_channels")
-    if found is None:  # it takes maps of any width
-        return
+    found = neck["in_channels"]
     old_channels, new_channels = ([x.channels for x in xs] for xs in (old, new))
     if isinstance(found, int):
         if found != old_channels[-1]:

@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from ravlt.analysis.coverage import (
     Result,
     cover,
-    group_configs,
+    family_of,
     list_configs,
     read_results,
     write_result,
@@ -29,23 +29,25 @@ def parse_args() -> argparse.Namespace:
         help="folder; a sweep that was cut off goes on there",
     )
     parser.add_argument("--only", default="", help="configs that have this in the name")
+    parser.add_argument(
+        "--each-family", action="store_true", help="only the first config of each"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds for a model; then broken"
+        "--timeout", type=float, default=600, help="seconds for a config; then broken"
     )
     return parser.parse_args()
 
 
-def cover_group(names: list[str], path: str) -> None:
-    """Writes a line for each config of a group; in a process of its own."""
+def cover_one(name: str, path: str) -> None:
+    """Writes the line of a config; in a process of its own."""
     import torch
 
     torch.set_num_threads(1)
     log = os.open(f"{path}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (1, 2):  # the hosts are talkative
         os.dup2(log, stream)
-    for result in cover(names):
-        write_result(path, result)
+    write_result(path, cover(name, read_results(path)))
 
 
 def main() -> None:
@@ -53,30 +55,29 @@ def main() -> None:
     os.makedirs(args.out, exist_ok=True)
     path = os.path.abspath(os.path.join(args.out, "results.jsonl"))
     done = {result.config for result in read_results(path)}
-    names = [n for n in list_configs() if args.only in n and n not in done]
-    groups = group_configs(names)
-    print(
-        f"{len(names)} configs to try ({len(groups)} models), {len(done)} done before"
-    )
+    names = [name for name in list_configs() if args.only in name]
+    if args.each_family:
+        names = list({family_of(name): name for name in reversed(names)}.values())
+    names = [name for name in names if name not in done]
+    print(f"{len(names)} configs to try, {len(done)} done before", flush=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     running: dict = {}
-    while groups or running:
-        while groups and len(running) < args.jobs:
-            group = groups.pop(0)
-            process = context.Process(target=cover_group, args=(group, path))
+    while names or running:
+        while names and len(running) < args.jobs:
+            name = names.pop(0)
+            process = context.Process(target=cover_one, args=(name, path))
             process.start()
-            running[process] = (group, time.monotonic() + args.timeout * len(group))
+            running[process] = (name, time.monotonic() + args.timeout)
         wait([process.sentinel for process in running], timeout=1)
-        for process, (group, deadline) in list(running.items()):
+        for process, (name, deadline) in list(running.items()):
             late = time.monotonic() > deadline
             if process.is_alive() and not late:
                 continue
             process.kill()
             process.join()
             del running[process]
-            written = {result.config for result in read_results(path)}
-            for name in (name for name in group if name not in written):
+            if name not in {result.config for result in read_results(path)}:
                 why = "took too long" if late else f"died ({process.exitcode})"
                 write_result(path, Result(name, "broken", why))
     results = [result for result in read_results(path) if args.only in result.config]
