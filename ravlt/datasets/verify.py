@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.fileio import get
 from mmengine.logging import print_log
@@ -50,7 +50,8 @@ class VerifyImages:
         """Passes a good sample on.
 
         Args:
-            results: A sample with the paths of its files.
+            results: A sample with the paths of its files. What the hosts' inferencers
+                put in front of a pipeline (a path, pixels) passes; they load it.
 
         Returns:
             The same dict, or None for a broken sample in ``'skip'`` mode.
@@ -58,6 +59,8 @@ class VerifyImages:
         Raises:
             RAVLTError: For a broken sample in ``'error'`` mode; names the file.
         """
+        if not isinstance(results, Mapping):
+            return results
         for key in self.keys:
             path = results.get(key)
             reason = path and self._broken(path)

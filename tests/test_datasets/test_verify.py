@@ -84,6 +84,11 @@ def test_huge_images_pass(write, monkeypatch):
             assert VerifyImages()(sample(path))
 
 
+@pytest.mark.parametrize("given", ["no/such.jpg", picture()], ids=["path", "pixels"])
+def test_what_inferencers_give_passes(given):
+    assert VerifyImages()(given) is given
+
+
 def test_samples_without_paths_pass():
     for results in ({}, {"img_path": None}, {"seg_map_path": ""}, {"img": 3}):
         assert VerifyImages()(results) is results
