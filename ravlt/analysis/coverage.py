@@ -113,7 +113,7 @@ def _read(name: str) -> Config:
 
 def _try(name: str, swapped: Config) -> Result:
     try:
-        trial = _first_that_runs(swapped)
+        trial = try_model(swapped, _SIDES)
     except Exception as error:
         return _blame(name, error)
     if trial.idle:
@@ -124,20 +124,10 @@ def _try(name: str, swapped: Config) -> Result:
 def _blame(name: str, error: Exception) -> Result:
     """Tells a broken swap from a config that does not run here as it is."""
     try:
-        _first_that_runs(_read(name))
+        try_model(_read(name), _SIDES)
     except Exception as original:
         return Result(name, "unavailable", _reason(original))
     return Result(name, "broken", _reason(error))
-
-
-def _first_that_runs(cfg: Config):
-    *smaller, largest = _SIDES
-    for side in smaller:
-        try:
-            return try_model(cfg, (side, side))
-        except Exception:  # too small for some: the last size tells
-            continue
-    return try_model(cfg, (largest, largest))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """One training and one inference step of a config's model, on random images."""
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,15 +31,17 @@ class Trial:
     idle: list[str]
 
 
-def try_model(cfg: Config, size: tuple[int, int] = (256, 256)) -> Trial:
+def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
     """Builds the model of a config without weights, trains a step, predicts.
 
     Args:
         cfg: Config of mmdet or mmseg.
-        size: Height and width of the images.
+        sides: Of the square images; another is tried where one fails, since some
+            models need larger images.
 
     Raises:
         RAVLTError: If the loss or a gradient of the backbone is not finite.
+        Exception: Whatever the model raises with images of the last size.
     """
     init_default_scope(cfg.get("default_scope") or "mmdet")
     for clock in ("iter", "epoch"):  # some losses depend on it; a runner sets it
@@ -46,6 +49,15 @@ def try_model(cfg: Config, size: tuple[int, int] = (256, 256)) -> Trial:
     model_cfg = copy.deepcopy(cfg.model)
     _forget_weights(model_cfg)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    *smaller, last = sides
+    for side in smaller:
+        with contextlib.suppress(Exception):
+            return _run(model, (side, side))
+        model.zero_grad()
+    return _run(model, (last, last))
+
+
+def _run(model: nn.Module, size: tuple[int, int]) -> Trial:
     trial = _train(model, size)
     model.eval()
     with torch.no_grad():

@@ -87,13 +87,13 @@ def test_a_loss_that_is_not_finite_is_told():
     cfg = swap_backbone(load(RETINANET), "test")
     cfg.model.bbox_head.loss_cls.loss_weight = float("inf")
     with pytest.raises(RAVLTError, match="In one training step the loss is not finite"):
-        try_model(cfg, (64, 64))
+        try_model(cfg, [64])
 
 
 def test_trying_changes_nothing():
     cfg = swap_backbone(load(RETINANET), "test", pretrained="no/such.pth")
     before = copy.deepcopy(cfg.to_dict())
-    trial = try_model(cfg, (64, 64))
+    trial = try_model(cfg, [64])
     assert trial.loss > 0
     assert trial.idle == []
     assert cfg.to_dict() == before
