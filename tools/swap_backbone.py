@@ -36,6 +36,11 @@ def main() -> None:
     if not args.out.endswith(".py"):
         raise RAVLTError(f"--out '{args.out}' must end in .py; rename it.")
     cfg = load_config(args.config)
+    if getattr(cfg, "_imported_names", None):
+        raise RAVLTError(
+            f"'{args.config}' is a config in pure Python, which no _base_ can name; in "
+            f"Python, ravlt.swap_backbone(cfg).dump('{args.out}') writes all of it."
+        )
     attn = args.attn[0] if args.attn and len(args.attn) == 1 else args.attn
     swap = plan_swap(cfg, args.arch, attn, args.pretrained)
     base = args.config

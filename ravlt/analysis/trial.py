@@ -32,7 +32,7 @@ class Trial:
 
 
 def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
-    """Builds the model of a config without weights, trains a step, predicts.
+    """Builds the model of a config without weights, predicts, trains a step.
 
     Args:
         cfg: Config of mmdet or mmseg.
@@ -58,12 +58,11 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
 
 
 def _run(model: nn.Module, size: tuple[int, int]) -> Trial:
-    trial = _train(model, size)
     model.eval()
     with torch.no_grad():
         data = make_batch(model, 1, size, train=False)
         model(**model.data_preprocessor(data, False), mode="predict")
-    return trial
+    return _train(model, size)
 
 
 def _train(model: nn.Module, size: tuple[int, int]) -> Trial:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ravlt.errors import RAVLTError
 
+from .sites import Site
+
 _SIDE = 256  # pixels; a multiple of every stride in use
 _BATCH = 2  # norms over single values fail in training
 
@@ -36,18 +38,18 @@ class Backbone:
     parameters: tuple[str, ...]
 
 
-def ask_backbone(cfg: Mapping, scope: str) -> Backbone:
+def ask_backbone(site: Site, scope: str) -> Backbone:
     """Builds a backbone without weights and runs it, as in training.
 
     Args:
-        cfg: Config of the backbone.
+        site: Where it is.
         scope: 'mmdet' or 'mmseg'.
 
     Raises:
         RAVLTError: If it cannot run here, or gives something else than a map of each
             image at each level.
     """
-    kind = cfg["type"]
+    cfg, kind = site.backbone, site.kind
     images = [(_BATCH, cfg.get("in_channels", 3), _SIDE, _SIDE)]
     try:
         maps, parameters = _run(cfg, scope, lambda model, x: model(*x), images)

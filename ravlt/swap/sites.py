@@ -18,6 +18,12 @@ class Site:
         """Config of the backbone."""
         return self.owner["backbone"]
 
+    @property
+    def kind(self) -> str:
+        """Type of the backbone; configs in pure Python name the class itself."""
+        kind = self.backbone["type"]
+        return kind if isinstance(kind, str) else kind.__name__
+
 
 def find_sites(node, path: Path = ("model",)) -> Iterator[Site]:
     """Finds every part of a model that has a backbone, however deep.

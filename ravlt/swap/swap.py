@@ -78,10 +78,10 @@ def plan_swap(
     new_names: list[str] = []
     for site in sites:
         _refuse_shared_parts(site)
-        old = ask_backbone(site.backbone, scope)
+        old = ask_backbone(site, scope)
         new = _replacement(site, old, arch, attn_types, pretrained, warnings)
         path = (*site.path, "backbone")
-        changes.append(Change(path, new, f"in place of {site.backbone['type']}"))
+        changes.append(Change(path, new, f"in place of {site.kind}"))
         used = used_levels(site, len(old.levels))
         with torch.device("meta"):
             model = RAVLT(**{k: v for k, v in new.items() if k != "type"})
@@ -117,9 +117,9 @@ def _replacement(
     site: Site, old: Backbone, arch, attn_types, pretrained, warnings: list[str]
 ) -> dict:
     """The config of RAVLT, with the settings of the old backbone that still apply."""
-    cfg, name = site.backbone, str(site.backbone["type"])
-    stages = match_stages(old.levels, name)
-    warnings += stride_warnings(old.levels, stages, name)
+    cfg = site.backbone
+    stages = match_stages(old.levels, site.kind)
+    warnings += stride_warnings(old.levels, stages, site.kind)
     stages = tuple(stages[i] for i in used_levels(site, len(old.levels)))
     new = dict(type="RAVLT", arch=arch)
     if attn_types is not None:
@@ -139,7 +139,6 @@ def _replacement(
 
 def _refuse_shared_parts(site: Site) -> None:
     """Refuses models of which the neck or a head is a piece of the backbone."""
-    kind = str(site.backbone["type"]).rpartition(".")[2]
     shared = (site.owner.get("roi_head") or {}).get("shared_head")
     if shared:
         raise RAVLTError(
@@ -147,7 +146,7 @@ def _refuse_shared_parts(site: Site) -> None:
             f"stage of the old backbone (a C4 head), which RAVLT cannot give; choose "
             f"the config of the same method with an FPN."
         )
-    if kind == "SSDVGG":
+    if site.kind.rpartition(".")[2] == "SSDVGG":
         raise RAVLTError(
             f"{dotted(site.path)}.backbone is SSDVGG, whose last layers are the first "
             f"of SSD's head; choose ssdlite or RetinaNet."

@@ -16,7 +16,7 @@ from swap_cases import (
     load,
 )
 
-from ravlt.swap import leaf_config, plan_swap
+from ravlt.swap import leaf_config, plan_swap, swap_backbone
 
 NAMES = [RETINANET, MASK2FORMER, SOFT_TEACHER, QDTRACK, OCRNET, DEEPLAB, SEGFORMER]
 
@@ -77,6 +77,27 @@ def test_command(tmp_path):
     error = Run("swap_backbone.py", line, tmp_path).error()
     assert error == "error: 'mine/new.py' exists; name another file or remove it."
     assert (tmp_path / "mine/new.py").read_bytes() == before
+
+
+PURE = """
+from mmdet.models import FPN, ResNet, RetinaNet
+default_scope = "mmdet"
+neck = dict(type=FPN, in_channels=[256, 512, 1024, 2048], out_channels=8, num_outs=4)
+model = dict(type=RetinaNet, backbone=dict(type=ResNet, depth=50), neck=neck)
+"""
+
+
+def test_configs_in_pure_python(tmp_path):
+    """They name classes; no text inherits them, but the whole can be written."""
+    path = tmp_path / "pure.py"
+    path.write_text(PURE)
+    error = Run("swap_backbone.py", [path, "-o", "new.py"], tmp_path).error()
+    assert error.startswith(f"error: '{path}' is a config in pure Python, which no")
+    assert "ravlt.swap_backbone(cfg).dump('new.py')" in error
+    swap_backbone(Config.fromfile(path)).dump(tmp_path / "new.py")
+    new = Config.fromfile(tmp_path / "new.py")
+    assert new.model.backbone == dict(type="RAVLT", arch="t")
+    assert new.model.neck.in_channels == [64, 128, 256, 512]
 
 
 @pytest.mark.parametrize(

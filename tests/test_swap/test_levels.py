@@ -1,13 +1,19 @@
 """Backbones and necks tell themselves what they give."""
 
 import pytest
+from mmengine.config import Config
 from swap_cases import load
 
-from ravlt import RAVLTError
-from ravlt.swap.levels import Level, ask_backbone, ask_neck
+from ravlt import RAVLTError, swap_backbone
+from ravlt.swap.levels import Backbone, Level, ask_backbone, ask_neck
+from ravlt.swap.sites import Site
 from ravlt.swap.stages import match_stages
 
 RESNET = dict(type="ResNet", depth=50)
+
+
+def ask(backbone: dict, scope: str = "mmdet") -> Backbone:
+    return ask_backbone(Site(dict(backbone=backbone), ("model",)), scope)
 
 
 def levels(*pairs: tuple[int, int]) -> tuple[Level, ...]:
@@ -30,7 +36,7 @@ def levels(*pairs: tuple[int, int]) -> tuple[Level, ...]:
     ],
 )
 def test_levels_of_backbones(scope, cfg, expected):
-    found = ask_backbone(cfg, scope).levels
+    found = ask(cfg, scope).levels
     assert found[: len(expected)] == levels(*expected)
 
 
@@ -40,7 +46,7 @@ def test_weights_and_synchronised_norms_are_left_out():
         norm_cfg=dict(type="SyncBN"),
         init_cfg=dict(type="Pretrained", checkpoint="no/such.pth"),
     )
-    backbone = ask_backbone(cfg, "mmdet")
+    backbone = ask(cfg)
     assert len(backbone.levels) == 4
     assert "layer4.2.conv3.weight" in backbone.parameters
 
@@ -107,8 +113,6 @@ def test_stages(pairs, stages):
     ids=lambda value: value.partition("/")[0],
 )
 def test_refusals(name, message):
-    from ravlt import swap_backbone
-
     with pytest.raises(RAVLTError) as error:
         swap_backbone(load(name))
     assert str(error.value).startswith(message)
@@ -118,12 +122,12 @@ def test_refusals(name, message):
 def test_branches_are_refused():
     cfg = load("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py")
     with pytest.raises(RAVLTError, match="several maps for one image"):
-        ask_backbone(cfg.model.backbone, "mmdet")
+        ask(cfg.model.backbone)
 
 
 def test_a_backbone_that_cannot_be_built():
     with pytest.raises(RAVLTError) as error:
-        ask_backbone(dict(type="mmpretrain.NoSuchNet"), "mmdet")
+        ask(dict(type="mmpretrain.NoSuchNet"))
     assert str(error.value).startswith(
         "The backbone mmpretrain.NoSuchNet cannot run here, so that what it gives is "
         "not known ("
@@ -131,9 +135,5 @@ def test_a_backbone_that_cannot_be_built():
 
 
 def test_a_config_without_a_backbone():
-    from mmengine.config import Config
-
-    from ravlt import swap_backbone
-
     with pytest.raises(RAVLTError, match="no model with a backbone to swap; give"):
         swap_backbone(Config(dict(default_scope="mmseg")))
