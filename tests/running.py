@@ -121,7 +121,7 @@ class Run:
             self._process.join(10)
             if self._process.exitcode is not None:
                 break
-        return self.wait(1)
+        return self.wait(60)
 
     def succeeded(self, timeout: float = 240) -> "Run":
         """Waits; fails with the output if the exit status is not 0."""

@@ -131,5 +131,8 @@ def _blame(name: str, error: Exception) -> Result:
 
 
 def _reason(error: BaseException) -> str:
-    line = str(error).strip().split("\n")[0]
+    """The first line of an error, without what is of this machine only."""
+    line = " ".join(str(error).strip().split("\n")[0].split())
+    for host in HOSTS:
+        line = line.replace(f"{host_root(host).parent.parent}{os.sep}", "")
     return f"{type(error).__name__}: {line[:200]}"

@@ -3,11 +3,29 @@
 from ravlt.errors import RAVLTError
 
 from .base import AttentionCore
+from .cosformer import CosFormerCore
+from .diag import DiagCore
+from .fixation import FixationCore
+from .focused import FocusedCore
+from .hedgehog import HedgehogCore
 from .linear import LinearCore
+from .norm import NormCore
 from .rala import RALACore
 from .softmax import SoftmaxCore
+from .vicinity import VicinityCore
 
-CORES = {"rala": RALACore, "softmax": SoftmaxCore, "linear": LinearCore}
+CORES = {
+    "rala": RALACore,
+    "softmax": SoftmaxCore,
+    "linear": LinearCore,
+    "focused": FocusedCore,
+    "cosformer": CosFormerCore,
+    "vicinity": VicinityCore,
+    "norm": NormCore,
+    "diag": DiagCore,
+    "fixation": FixationCore,
+    "hedgehog": HedgehogCore,
+}
 
 __all__ = ["CORES", "AttentionCore", "build_core"]
 

@@ -1,0 +1,42 @@
+"""Feature fixation (Linear Video Transformer, Lu et al. 2022, arXiv 2210.08164)."""
+
+import torch
+from torch import Tensor, nn
+
+from .features import FeatureMapCore
+
+
+class FixationCore(FeatureMapCore):
+    """Linear attention whose features are gated by the token's query, key and value.
+
+    phi(x) = relu(x) + 1/sqrt(d); q^ = sigmoid(G_q c) phi(q), k^ = sigmoid(G_k c)
+    phi(k) with c = [phi(q), phi(k), v] of the same token; all heads share G_q and G_k.
+    At first both gates are the same everywhere, and cancel.
+
+    Args:
+        dim: Channels over all heads, C.
+        num_heads: Number of heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        head_dim = dim // num_heads
+        self.gate_q = nn.Linear(3 * head_dim, head_dim)
+        self.gate_k = nn.Linear(3 * head_dim, head_dim)
+        for gate in (self.gate_q, self.gate_k):
+            nn.init.trunc_normal_(gate.weight, std=0.02)
+            nn.init.zeros_(gate.bias)
+
+    def features(
+        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        offset = q.shape[-1] ** -0.5
+        q, k = q.relu() + offset, k.relu() + offset
+        context = torch.cat((q, k, v), dim=-1)
+        return _gate(self.gate_q, context) * q, _gate(self.gate_k, context) * k
+
+
+def _gate(layer: nn.Linear, context: Tensor) -> Tensor:
+    # In the core's precision, whatever the module's.
+    weight, bias = layer.weight.to(context.dtype), layer.bias.to(context.dtype)
+    return nn.functional.linear(context, weight, bias).sigmoid()

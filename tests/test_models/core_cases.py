@@ -1,0 +1,28 @@
+"""Cores and inputs for their tests."""
+
+import torch
+from torch import Tensor
+
+from ravlt.models.attention import CORES
+from ravlt.models.attention.cores.base import AttentionCore
+
+GRIDS = [(7, 9), (1, 5), (6, 1), (1, 1)]
+HEADS, HEAD_DIM = 2, 8
+
+
+def draw(hw: tuple[int, int], heads: int = HEADS, d: int = HEAD_DIM) -> list[Tensor]:
+    torch.manual_seed(hw[0] * 100 + hw[1])
+    return [
+        torch.randn(2, heads, hw[0] * hw[1], d, dtype=torch.float64).requires_grad_()
+        for _ in range(3)
+    ]
+
+
+def build_shaken(name: str, **kwargs) -> AttentionCore:
+    """A core in float64 whose parameters are not what they begin as."""
+    core = CORES[name](HEADS * HEAD_DIM, HEADS, **kwargs).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in core.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data += 0.3 * noise
+    return core

@@ -1,0 +1,168 @@
+"""Explicit N x N matrices of every attention core, from the formulas alone."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def phi(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x + 1, x.exp())
+
+
+def rotation_matrix(row: int, col: int, d: int) -> Tensor:
+    """The block-diagonal R_n of one token, built pair by pair."""
+    out = torch.zeros(d, d, dtype=torch.float64)
+    count = d // 4
+    for pair in range(d // 2):
+        m = pair % count
+        theta = 10000.0 ** (-m / (count - 1)) if count > 1 else 1.0
+        angle = theta * (row if pair < count else col)
+        i = 2 * pair
+        out[i, i] = out[i + 1, i + 1] = math.cos(angle)
+        out[i, i + 1], out[i + 1, i] = -math.sin(angle), math.sin(angle)
+    return out
+
+
+def rotations(hw: tuple[int, int], d: int) -> Tensor:
+    return torch.stack(
+        [rotation_matrix(n // hw[1], n % hw[1], d) for n in range(hw[0] * hw[1])]
+    )
+
+
+def turn(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    return torch.einsum("nij,bhnj->bhni", rotations(hw, x.shape[-1]), x)
+
+
+def products(q: Tensor, k: Tensor) -> Tensor:
+    return torch.einsum("bhid,bhjd->bhij", q, k)
+
+
+def over_rows(scores: Tensor, eps: float = 1e-6) -> Tensor:
+    """Each row over its sum; eps is added to the mean."""
+    n = scores.shape[-1]
+    return scores / (scores.sum(-1, keepdim=True) + n * eps)
+
+
+def dense_rala(core, q, k, v, hw, alpha_on=True, rope=True) -> Tensor:
+    """A_ij = alpha_j q_i R_i^T R_j k_j / (sum_l alpha_l <q_i, k_l> + N eps)."""
+    n, d = q.shape[-2:]
+    q, k = phi(q), phi(k)
+    g = q.mean(-2)
+    logits = torch.einsum("bhd,bhnd->bhn", g, k) / math.sqrt(d)
+    alpha = n * logits.softmax(-1) if alpha_on else torch.ones_like(logits)
+    scores = products(q, k) * alpha[..., None, :]
+    denominator = scores.sum(-1, keepdim=True) + n * 1e-6
+    if rope:
+        scores = products(turn(q, hw), turn(k, hw)) * alpha[..., None, :]
+    return scores / denominator
+
+
+def dense_linear(core, q, k, v, hw) -> Tensor:
+    return dense_rala(core, q, k, v, hw, alpha_on=False, rope=False)
+
+
+def dense_softmax(core, q, k, v, hw) -> Tensor:
+    scores = products(turn(q, hw), turn(k, hw))
+    return (scores / math.sqrt(q.shape[-1])).softmax(-1)
+
+
+def dense_focused(core, q, k, v, hw) -> Tensor:
+    """f_3(x) = |x| x^3 / |x^3| of (relu + 1e-6) / softplus(sigma), over all heads."""
+    b, h, n, d = q.shape
+    scale = (1 + core.sigma.double().exp()).log()
+
+    def focus(x: Tensor) -> Tensor:
+        whole = x.transpose(1, 2).reshape(b, n, h * d)
+        whole = (whole.clamp(min=0) + 1e-6) / scale
+        cubes = whole**3
+        length = whole.square().sum(-1, keepdim=True).sqrt()
+        whole = cubes * length / cubes.square().sum(-1, keepdim=True).sqrt()
+        return whole.view(b, n, h, d).transpose(1, 2)
+
+    return over_rows(products(focus(q), focus(k)))
+
+
+def grid(hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Distances in rows and columns of every pair of tokens."""
+    n = torch.arange(hw[0] * hw[1], dtype=torch.float64)
+    rows, cols = (n / hw[1]).floor(), n % hw[1]
+    return rows[:, None] - rows, cols[:, None] - cols
+
+
+def dense_cosformer(core, q, k, v, hw) -> Tensor:
+    rows, cols = grid(hw)
+    half = math.pi / 2
+    near = (half * rows / hw[0]).cos() * (half * cols / hw[1]).cos()
+    if core.layout == "raster":
+        n = torch.arange(hw[0] * hw[1], dtype=torch.float64)
+        near = (half * (n[:, None] - n) / len(n)).cos()
+    scores = products(q.clamp(min=0), k.clamp(min=0)) * near
+    return scores / scores.sum(-1, keepdim=True).clamp(min=1e-6 * len(near))
+
+
+def dense_vicinity(core, q, k, v, hw) -> Tensor:
+    rows, cols = grid(hw)
+    half = math.pi / 2
+    near = (half * rows / hw[0]).cos() + (half * cols / hw[1]).cos()
+    return over_rows(products(q.clamp(min=0), k.clamp(min=0)) * near)
+
+
+def rms(y: Tensor) -> Tensor:
+    """Over the channels of all heads, (B, 1, N, 1)."""
+    mean = y.square().mean((1, 3), keepdim=True)
+    return mean.clamp(min=1e-300).sqrt() + 1e-8  # the gradient at 0 is 0, not NaN
+
+
+def dense_norm(core, q, k, v, hw) -> Tensor:
+    scores = products(phi(q), phi(k)) / q.shape[-2]
+    return scores / rms(scores @ v)
+
+
+def dense_diag(core, q, k, v, hw) -> Tensor:
+    n = torch.arange(hw[0] * hw[1])
+    block = [(int(i) // hw[1] // 8, int(i) % hw[1] // 8) for i in n]
+    same = torch.tensor([[a == b for b in block] for a in block])
+    scores = products(q, k) / math.sqrt(q.shape[-1])
+    if core.activation == "softmax":
+        scores = torch.where(same, scores.exp(), 0.0)
+        return scores / scores.sum(-1, keepdim=True)
+    scores = torch.where(same, scores.clamp(min=0), 0.0)
+    return scores / rms(scores @ v)
+
+
+def dense_fixation(core, q, k, v, hw) -> Tensor:
+    offset = 1 / math.sqrt(q.shape[-1])
+    q, k = q.clamp(min=0) + offset, k.clamp(min=0) + offset
+    context = torch.cat((q, k, v), -1)
+
+    def gate(layer) -> Tensor:
+        logits = context @ layer.weight.double().T + layer.bias.double()
+        return 1 / (1 + (-logits).exp())
+
+    return over_rows(products(gate(core.gate_q) * q, gate(core.gate_k) * k))
+
+
+def dense_hedgehog(core, q, k, v, hw) -> Tensor:
+    """Sums of exponentials, without any shift."""
+
+    def features(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = torch.einsum("hij,bhnj->bhni", weight.double(), x) + bias.double()
+        return torch.cat((y.exp(), (-y).exp()), -1)
+
+    q = features(q, core.weight_q, core.bias_q)
+    return over_rows(products(q, features(k, core.weight_k, core.bias_k)), eps=0)
+
+
+TWINS = {
+    "rala": dense_rala,
+    "linear": dense_linear,
+    "softmax": dense_softmax,
+    "focused": dense_focused,
+    "cosformer": dense_cosformer,
+    "vicinity": dense_vicinity,
+    "norm": dense_norm,
+    "diag": dense_diag,
+    "fixation": dense_fixation,
+    "hedgehog": dense_hedgehog,
+}
