@@ -42,6 +42,8 @@ _CLASSIFIER_TAIL = frozenset(
     ]
 )
 _OUTPUT_NORM = re.compile(r"extra_norms\.\d\.norm\.(weight|bias)")
+# Not in released files: parameters that an attention core has of its own.
+_CORE = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.core\..+")
 _WRAPPERS = ("state_dict", "model", "model_ema")
 
 
@@ -123,7 +125,8 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
     model.load_state_dict(state_dict, strict=False)
     print_log(
         f"Loaded {len(loaded)} tensors from '{path}'; missing {len(missing)} "
-        f"(output norms keep their initial values); unexpected {len(unexpected)}.",
+        f"(output norms, and what cores other than the released ones add, keep their "
+        f"initial values); unexpected {len(unexpected)}.",
         logger="current",
     )
     warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)
@@ -272,7 +275,8 @@ def _check_keys(path: str, loaded: set, missing: set, unexpected: set) -> None:
             f"{sorted(unexpected)[:3]}); give RAVLT weights, or name the backbone's "
             f"prefix in init_cfg."
         )
-    lost = {key for key in missing if not _OUTPUT_NORM.fullmatch(key)}
+    fresh = {k for k in missing if _OUTPUT_NORM.fullmatch(k) or _CORE.fullmatch(k)}
+    lost = missing - fresh
     foreign = {key for key in unexpected if not _OUTPUT_NORM.fullmatch(key)}
     if foreign & _CLASSIFIER_TAIL:
         lost |= _CLASSIFIER_TAIL - foreign

@@ -17,6 +17,7 @@ from torch import nn
 import ravlt
 from ravlt.checkpoint import read_checkpoint, use_safe_loading
 from ravlt.errors import RAVLTError
+from ravlt.models.attention import CORES
 
 
 @pytest.fixture
@@ -135,6 +136,25 @@ def test_other_initialisation_comes_before_the_file(tmp_path):
     model.init_weights()
     assert_same(model, origin.state_dict(), but="extra_norms")
     assert model.extra_norms["2"].norm.weight.eq(3).all()
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_released_files_fit_every_attention(tmp_path, log, name):
+    """What a core adds keeps its initial value, and everything else is the file's."""
+    origin = source()
+    torch.save(imagenet_state(origin), tmp_path / "in1k.pth")
+    model = load(tmp_path / "in1k.pth", attn_types=name)
+    added = {k for k, _ in model.named_parameters() if ".attn.core." in k}
+    assert bool(added) == (name in ("focused", "fixation", "hedgehog"))
+    fresh = ravlt.RAVLT("test", attn_types=name).state_dict()
+    for key, value in model.state_dict().items():
+        if key.startswith("extra_norms"):
+            continue
+        if key not in added:
+            torch.testing.assert_close(value, origin.state_dict()[key], msg=key)
+        elif "weight" not in key or name == "hedgehog":  # not random
+            torch.testing.assert_close(value, fresh[key], msg=key)
+    assert f"missing {8 + len(added)} " in log[0]
 
 
 def test_fewer_outputs_take_a_full_file(tmp_path):
