@@ -33,8 +33,8 @@ class ReferenceRAVLT(nn.Module):
         outs = []
         for i, stage in enumerate(model.layers):
             sin, cos = _tables(stage.RoPE.head_dim, x)
-            for block in stage.blocks:
-                x = _block(block, x, sin, cos, stage.attn_type)
+            for block, kind in zip(stage.blocks, stage.attn_types, strict=True):
+                x = _block(block, x, sin, cos, kind)
             if i in model.out_indices:
                 outs.append(_layer_norm(model.extra_norms[str(i)].norm, x))
             if stage.downsample is not None:

@@ -115,6 +115,29 @@ def per_stage(key: str, values) -> tuple:
     return tuple(values)
 
 
+def per_block(key: str, values: Sequence, depths: Sequence[int]) -> tuple[tuple, ...]:
+    """Gives one value for each block of each stage.
+
+    Args:
+        key: Name for messages.
+        values: Of each stage, one name for all of its blocks, or one for each.
+        depths: Blocks of each stage.
+
+    Raises:
+        RAVLTError: If a stage's list does not have as many entries as blocks.
+    """
+    blocks = []
+    for stage, (value, depth) in enumerate(zip(values, depths, strict=True)):
+        value = (value,) * depth if isinstance(value, str) else tuple(value)
+        if len(value) != depth:
+            raise RAVLTError(
+                f"{key}[{stage}] has {len(value)} entries, but the stage has {depth} "
+                f"blocks; give one name, or {depth}."
+            )
+        blocks.append(value)
+    return tuple(blocks)
+
+
 def _check_heads(stage: int, dim: int, heads: int) -> None:
     if dim % heads:
         raise RAVLTError(

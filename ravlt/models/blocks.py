@@ -150,9 +150,9 @@ class Stage(nn.Module):
     Args:
         dim: Channels, C.
         num_heads: Number of heads.
-        attn_type: Name of the attention core.
+        attn_types: Name of the attention core of each block; their number is the depth.
         mlp_ratio: Hidden channels of the feed-forward networks over C.
-        drop_paths: Skipping probability of each block; their number is the depth.
+        drop_paths: Skipping probability of each block.
         layer_scale_init: First value of the layer scales.
         next_dim: Channels of the next stage, or None after the last.
         norm_cfg: Config of the downsampling's batch norm.
@@ -163,7 +163,7 @@ class Stage(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        attn_type: str,
+        attn_types: Sequence[str],
         mlp_ratio: float,
         drop_paths: Sequence[float],
         layer_scale_init: float,
@@ -172,12 +172,12 @@ class Stage(nn.Module):
         with_cp: bool,
     ) -> None:
         super().__init__()
-        self.attn_type = attn_type
+        self.attn_types = tuple(attn_types)
         self.with_cp = with_cp
         self.RoPE = RoPE(dim // num_heads)
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, attn_type, mlp_ratio, rate, layer_scale_init)
-            for rate in drop_paths
+            Block(dim, num_heads, name, mlp_ratio, rate, layer_scale_init)
+            for name, rate in zip(attn_types, drop_paths, strict=True)
         )
         self.downsample = None
         if next_dim is not None:
@@ -209,4 +209,4 @@ class Stage(nn.Module):
             self.downsample.switch_to_deploy()
 
     def extra_repr(self) -> str:
-        return f"attention={self.attn_type}"
+        return f"attention={', '.join(self.attn_types)}"

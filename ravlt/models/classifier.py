@@ -33,7 +33,7 @@ class RAVLTClassifier(Trunk):
 
     Args:
         arch: Size or dict, see :class:`ravlt.models.RAVLT`.
-        attn_types: Attention of each stage; one name stands for all four.
+        attn_types: Attention, see :class:`ravlt.models.RAVLT`.
         num_classes: Classes; 0 for none.
         in_chans: Channels of the image.
         global_pool: A pooling of timm; '' for none.
@@ -48,7 +48,7 @@ class RAVLTClassifier(Trunk):
     def __init__(
         self,
         arch: str | Mapping,
-        attn_types: str | Sequence[str] = RELEASED_ATTN_TYPES,
+        attn_types: str | Sequence[str | Sequence[str]] = RELEASED_ATTN_TYPES,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",

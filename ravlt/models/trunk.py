@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ravlt.checkpoint import warn_attn_types
 from ravlt.errors import RAVLTError
 
-from .archs import per_stage, resolve_arch
+from .archs import per_block, per_stage, resolve_arch
 from .blocks import Stage
 from .layers import Stem
 from .tiling import workspace_for
@@ -19,7 +19,7 @@ class Trunk(BaseModule):
 
     Args:
         arch: See :func:`ravlt.models.archs.resolve_arch`.
-        attn_types: Attention of each stage; one name stands for all four.
+        attn_types: Attention, see :class:`RAVLT`.
         in_channels: Channels of the image.
         num_stages: How many stages are built, from the first.
         drop_path_rate: Rate of the last block; None takes the arch's.
@@ -36,7 +36,7 @@ class Trunk(BaseModule):
     def __init__(
         self,
         arch: str | Mapping,
-        attn_types: str | Sequence[str],
+        attn_types: str | Sequence[str | Sequence[str]],
         in_channels: int,
         num_stages: int,
         drop_path_rate: float | None,
@@ -54,7 +54,10 @@ class Trunk(BaseModule):
             layer_scale_init = settings["layer_scale_init"]
         layer_scale_init = per_stage("layer_scale_init", layer_scale_init)
         self.arch = arch if isinstance(arch, str) else dict(arch)
-        self.attn_types = per_stage("attn_types", attn_types)
+        attn_types = per_stage("attn_types", attn_types)
+        names = per_block("attn_types", attn_types, settings["depths"])
+        # As short as it can be said: a stage of one mechanism by its name.
+        self.attn_types = tuple(n[0] if len(set(n)) == 1 else n for n in names)
         self.embed_dims = settings["embed_dims"]
         self.tile = _check_tile(tile)
         self.deployed = False
@@ -67,7 +70,7 @@ class Trunk(BaseModule):
             Stage(
                 dims[i],
                 settings["num_heads"][i],
-                self.attn_types[i],
+                names[i],
                 settings["mlp_ratio"],
                 rates[sum(depths[:i]) : sum(depths[: i + 1])],
                 layer_scale_init[i],

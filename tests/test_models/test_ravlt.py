@@ -12,6 +12,7 @@ from torch import nn
 import ravlt
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS, resolve_arch
+from ravlt.models.attention import CORES
 
 # attention_specs.md 1.5: parameters without the classifier's tail, and the tail.
 PARAMS = {"t": 13_345_408, "s": 24_038_848, "b": 46_688_928, "l": 93_559_008}
@@ -72,6 +73,27 @@ def expected_keys(arch: str) -> dict[str, tuple]:
             layer(f"layers.{i}.downsample.reduction", (dims[i + 1], c, 3, 3))
             layer(f"layers.{i}.downsample.norm", (dims[i + 1],), bn=True)
     return keys
+
+
+def test_attention_of_each_block():
+    """A stage may name one for each of its blocks."""
+    attn_types = ("rala", ("diag", "norm"), "linear", ("softmax", "softmax"))
+    arch = dict(ARCHS["test"], depths=(1, 2, 2, 2))
+    model = ravlt.RAVLT(arch, attn_types)
+    found = [[type(b.attn.core) for b in stage.blocks] for stage in model.layers]
+    assert found == [
+        [CORES["rala"]],
+        [CORES["diag"], CORES["norm"]],
+        [CORES["linear"]] * 2,
+        [CORES["softmax"]] * 2,
+    ]
+    assert model.attn_types == ("rala", ("diag", "norm"), "linear", "softmax")
+    assert "attention=diag, norm" in repr(model)
+    with pytest.raises(RAVLTError) as error:
+        ravlt.RAVLT(arch, ("rala", ("diag", "norm", "norm"), "rala", "rala"))
+    assert str(error.value) == (
+        "attn_types[1] has 3 entries, but the stage has 2 blocks; give one name, or 2."
+    )
 
 
 @pytest.mark.parametrize("arch", ARCHS)
