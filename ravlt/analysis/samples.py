@@ -84,9 +84,9 @@ def _people(batch: int, size: tuple[int, int]) -> dict:
     """Two pictures of each person, of whom a re-identification model learns."""
     from mmdet.structures import ReIDDataSample
 
-    samples = [ReIDDataSample().set_gt_label(i // 2) for i in range(2 * batch)]
     height, width = size
     pixels = _pixels(2 * batch, 3, height, width // 2)  # people are upright
+    samples = [ReIDDataSample().set_gt_label(i // 2) for i in range(2 * batch)]
     return dict(inputs=list(pixels), data_samples=samples)
 
 
@@ -105,6 +105,7 @@ def _detection_sample(size: tuple[int, int], model: nn.Module):
     from mmdet.structures.mask import BitmapMasks
 
     height, width = size
+    names = {f"{n} {type(m).__name__}".lower() for n, m in model.named_modules()}
     corner = torch.rand(_BOXES, 2) * torch.tensor([width, height]) * 0.7
     boxes = torch.cat((corner, corner + torch.tensor([width, height]) * 0.2), dim=1)
     masks = np.zeros((_BOXES, height, width), np.uint8)
@@ -112,11 +113,12 @@ def _detection_sample(size: tuple[int, int], model: nn.Module):
         mask[top:bottom, left:right] = 1
     classes = min(_class_counts(model), default=1)
     truth = InstanceData(bboxes=boxes, labels=torch.arange(_BOXES) % classes)
-    truth.masks = BitmapMasks(masks, height, width)
+    if any("mask" in name for name in names):
+        truth.masks = BitmapMasks(masks, height, width)
     truth.instances_ids = torch.arange(_BOXES)
     sample = DetDataSample(metainfo=_metainfo(size), gt_instances=truth)
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=truth.labels[:0])
-    if not any(name.endswith("rpn_head") for name, _ in model.named_modules()):
+    if not any("rpn_head" in name for name in names):
         # Fast R-CNN is given them; other models would use them in place of their own.
         sample.proposals = InstanceData(bboxes=boxes, scores=torch.rand(_BOXES))
     # Semantic heads behind regions learn from labels at an eighth of the size.

@@ -47,7 +47,7 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
     for clock in ("iter", "epoch"):  # some losses depend on it; a runner sets it
         MessageHub.get_current_instance().update_info(clock, 0)
     model_cfg = copy.deepcopy(cfg.model)
-    _forget_weights(model_cfg)
+    _make_local(model_cfg)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     *smaller, last = sides
     for side in smaller:
@@ -87,15 +87,17 @@ def _train(model: nn.Module, size: tuple[int, int]) -> Trial:
     return Trial(loss.item(), idle)
 
 
-def _forget_weights(node) -> None:
-    """Takes out what would be loaded: files are not at hand."""
+def _make_local(node) -> None:
+    """Takes out what needs files to load, or a group of processes to be built."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             loads = isinstance(value, Mapping) and value.get("type") == "Pretrained"
             if key in ("pretrained", "teacher_ckpt") or (key == "init_cfg" and loads):
                 node[key] = None
+            elif key == "type" and value == "MMSyncBN":
+                node[key] = "BN"
             else:
-                _forget_weights(value)
+                _make_local(value)
     elif isinstance(node, list | tuple):
         for item in node:
-            _forget_weights(item)
+            _make_local(item)

@@ -67,6 +67,11 @@ def plan_swap(
 ) -> Swap:
     """Says what :func:`swap_backbone` changes; arguments and errors are the same."""
     scope = cfg.get("default_scope") or "mmdet"
+    if scope not in ("mmdet", "mmseg"):
+        raise RAVLTError(
+            f"default_scope='{scope}' is neither 'mmdet' nor 'mmseg'; of classifiers "
+            f"take timm.create_model('ravlt_t')."
+        )
     sites = list(find_sites(cfg.get("model") or {}))
     if not sites:
         raise RAVLTError(
@@ -128,7 +133,7 @@ def _replacement(
         new["in_channels"] = cfg["in_channels"]
     if stages != tuple(range(len(STRIDES))):
         new["out_indices"] = stages
-    if (cfg.get("norm_cfg") or {}).get("type") == "SyncBN":
+    if "SyncBN" in str((cfg.get("norm_cfg") or {}).get("type")):
         new["norm_cfg"] = dict(type="SyncBN")
     if pretrained is not None:
         new["init_cfg"] = dict(type="Pretrained", checkpoint=pretrained)

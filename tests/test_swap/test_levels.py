@@ -137,3 +137,9 @@ def test_a_backbone_that_cannot_be_built():
 def test_a_config_without_a_backbone():
     with pytest.raises(RAVLTError, match="no model with a backbone to swap; give"):
         swap_backbone(Config(dict(default_scope="mmseg")))
+
+
+def test_a_config_of_another_library():
+    cfg = Config(dict(default_scope="mmpretrain", model=dict(backbone=dict(type="X"))))
+    with pytest.raises(RAVLTError, match="default_scope='mmpretrain' is neither"):
+        swap_backbone(cfg)
