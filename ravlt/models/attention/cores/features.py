@@ -51,6 +51,23 @@ class FeatureMapCore(AttentionCore):
             y = (q @ (k.transpose(-2, -1) @ v)) / denominator
         return y.to(dtype)
 
+    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Gives S: all that outputs keep of the values.
+
+        Args:
+            q: As in :meth:`forward`.
+            k: As in :meth:`forward`.
+            v: As in :meth:`forward`.
+            hw: As in :meth:`forward`.
+
+        Returns:
+            S of shape (B, heads, D, d), of features by values, float32 or wider.
+        """
+        with autocast_off(q):
+            v = at_least_float32(v)
+            _, k, _ = self._prepare(q, k, v, hw)
+            return k.transpose(-2, -1) @ v
+
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k, denominator = self._prepare(q, k, at_least_float32(v), hw)

@@ -53,6 +53,22 @@ class LinearCore(AttentionCore):
             y = (q @ buffer) / denominator
         return y.to(dtype)
 
+    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Gives S: all that outputs keep of the values.
+
+        Args:
+            q: As in :meth:`forward`; RALA's weights look at it.
+            k: As in :meth:`forward`.
+            v: As in :meth:`forward`.
+            hw: As in :meth:`forward`.
+
+        Returns:
+            S of shape (B, heads, d, d), of keys by values, float32 or wider.
+        """
+        with autocast_off(q):
+            _, k, _ = self._prepare(q, k, hw)
+            return k.transpose(-2, -1) @ at_least_float32(v)
+
     def mix_(
         self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], side: int
     ) -> Tensor:
