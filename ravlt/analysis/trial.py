@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -49,6 +49,7 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
     model_cfg = copy.deepcopy(cfg.model)
     _make_local(model_cfg)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    _init_weights(model)
     *smaller, last = sides
     for side in smaller:
         with contextlib.suppress(Exception):
@@ -85,6 +86,15 @@ def _train(model: nn.Module, size: tuple[int, int]) -> Trial:
     if broken:
         raise RAVLTError(f"In one training step {broken[0]} is not finite.")
     return Trial(loss.item(), idle)
+
+
+def _init_weights(model: nn.Module) -> None:
+    """As a runner does, but without a line for every parameter."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    model.init_weights()
+    logger.setLevel(level)
 
 
 def _make_local(node) -> None:
