@@ -82,7 +82,7 @@ class Call:
     Attributes:
         layer: The layer.
         inputs: What its core was called with: q, k and v of shape (B, heads, N, d),
-            and (H, W).
+            (H, W), and whatever else the mechanism reads.
         mixed: What the core gave, (B, heads, N, d).
         local: LePE of the values, (B, heads, N, d).
         gate: The output gate, (B, heads, N, d).

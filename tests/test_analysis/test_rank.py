@@ -31,7 +31,7 @@ from ravlt.analysis.rank import (
 from ravlt.analysis.rank_study import find_images, load_subject, study
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
-from ravlt.models.attention import Attention, build_core
+from ravlt.models.attention import CORES, Attention, build_core
 
 # ------------------------------------------------------------------------ formulas
 
@@ -450,6 +450,22 @@ def test_results_of_a_study(images):
         assert 0 <= row["entropy"] <= row["entropy_of_uniform"] + 1e-5
     whole = [row for row in found.attention if row["head"] == "all"]
     assert whole[0]["tokens"] == 2 * 3  # of the first stage, at 8 x 12
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_every_mechanism_can_be_studied(name, images):
+    torch.manual_seed(0)
+    subject = load_subject(f"ravlt_test:{name}", (32, 32), None)
+    found = study(subject, find_images(str(images))[:1], (32, 32))
+    whole = [row for row in found.ranks if row["head"] == "all"]
+    forms = 2 if name == "rala" else 1  # with and without alpha
+    buffers = hasattr(subject.backbone.layers[0].blocks[0].attn.core, "kv_buffer")
+    assert len(whole) == 5 * forms * (4 + buffers)
+    for row in found.ranks:
+        assert row["attention"] == name
+        assert row["effective_rank"] <= row["full_rank"] + 1e-9
+    for row in found.attention:
+        assert -1e-6 <= row["entropy"] <= row["entropy_of_uniform"] + 1e-5
 
 
 def test_row_sums_go_on_where_explicit_matrices_stop(images, monkeypatch):
