@@ -143,13 +143,23 @@ def _with_index(node, path: Path, top: bool = False) -> Iterator[tuple[Mapping, 
             yield from _with_index(value, (*path, i), top)
 
 
-def _positions(head: Mapping, count: int) -> list[int]:
-    """The levels that a head of mmseg reads; without an index, the last one or all."""
+def _named(head: Mapping, count: int) -> list[int]:
+    """The levels that a head of mmseg names; without an index, the last one or all."""
     default = -1 if isinstance(head.get("in_channels"), int) else range(count)
     index = head.get("in_index", default)
-    read = [index] if isinstance(index, int) else list(index)
+    return [i % count for i in ([index] if isinstance(index, int) else index)]
+
+
+def _taken(head: Mapping, named: list[int]) -> list[int]:
+    """Those that it makes something of."""
+    without_laterals = head.get("add_lateral") is False  # EncNet
+    return named[-1:] if without_laterals else named
+
+
+def _positions(head: Mapping, count: int) -> list[int]:
     # DeepLabV3+ reads the first level besides.
-    return [0] * bool(head.get("c1_in_channels")) + [i % count for i in read]
+    first = [0] if head.get("c1_in_channels") else []
+    return first + _taken(head, _named(head, count))
 
 
 def _head_changes(
@@ -158,17 +168,18 @@ def _head_changes(
     found, index = head["in_channels"], head.get("in_index")
     if head.get("c1_in_channels"):
         yield Change((*path, "c1_in_channels"), new[0], _WHY)
-    positions = _positions(head, len(old))[-1 if isinstance(found, int) else 0 :]
+    named = _named(head, len(old))
+    taken = _taken(head, named)
     if isinstance(found, int):
-        (position,) = positions
+        (position,) = taken
         if found == old[position] != new[position]:
             yield Change((*path, "in_channels"), new[position], _WHY)
-    elif list(found) == [old[i] for i in positions]:
-        value = type(found)(new[i] for i in positions)
+    elif list(found) == [old[i] for i in named]:
+        value = type(found)(new[i] for i in taken)
         yield Change((*path, "in_channels"), value, _WHY)
     if index is None or len(used) == len(old):
         return
-    shifted = [used.index(i) for i in positions]
+    shifted = [used.index(i) for i in taken]
     wanted = shifted[0] if isinstance(index, int) else type(index)(shifted)
     if wanted != index:
         why = "RAVLT gives only the levels that are used"

@@ -94,6 +94,14 @@ WANTED = {
         "model.auxiliary_head.in_channels": 256,
         "model.auxiliary_head.in_index": 1,
     },
+    # A head that names three levels, and makes something of the last one only.
+    "mmseg::encnet/encnet_r50-d8_4xb4-80k_ade20k-512x512.py": {
+        "model.backbone.out_indices": (2, 3),
+        "model.decode_head.in_channels": [512],
+        "model.decode_head.in_index": (1,),
+        "model.auxiliary_head.in_channels": 256,
+        "model.auxiliary_head.in_index": 0,
+    },
     # Two heads in a list; their own width stays.
     OCRNET: {
         "model.decode_head.0.in_channels": [64, 128, 256, 512],
