@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from . import models
+from .analysis import rank_hook as _rank_hook  # noqa: F401 (registers it)
 from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
 from .deploy import switch_to_deploy  # also registers its hook
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)

@@ -13,6 +13,7 @@ import timm
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
 assert MODELS.get("RAVLT") is ravlt.RAVLT
 names = ["SafeCheckpointHook", "StopOnNonFiniteHook", "CurveHook", "ClipGradHook"]
+names += ["DeployHook", "EffectiveRankHook"]
 assert all(HOOKS.get(name) for name in names)
 assert TRANSFORMS.get("VerifyImages")
 assert OPTIM_WRAPPER_CONSTRUCTORS.get("LayerDecayOptimWrapperConstructor")

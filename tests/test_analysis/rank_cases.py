@@ -1,0 +1,14 @@
+"""Matrices for the tests of ranks, and their spectra by another way."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def spectra(matrices: Tensor) -> Tensor:
+    return torch.from_numpy(np.linalg.svd(matrices.numpy(), compute_uv=False))
