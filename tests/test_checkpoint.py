@@ -144,8 +144,9 @@ def test_released_files_fit_every_attention(tmp_path, log, name):
     origin = source()
     torch.save(imagenet_state(origin), tmp_path / "in1k.pth")
     model = load(tmp_path / "in1k.pth", attn_types=name)
-    added = {k for k, _ in model.named_parameters() if ".attn.core." in k}
-    assert bool(added) == (name in ("focused", "fixation", "hedgehog"))
+    added = {k for k in model.state_dict() if ".attn.core." in k}
+    adding = ("focused", "fixation", "hedgehog", "gla", "chela")
+    assert bool(added) == (name in adding)
     fresh = ravlt.RAVLT("test", attn_types=name).state_dict()
     for key, value in model.state_dict().items():
         if key.startswith("extra_norms"):

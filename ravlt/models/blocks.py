@@ -137,7 +137,7 @@ class Block(nn.Module):
             return
         self.pos.fold_identity()
         self.ffn.dwconv.fold_identity()
-        self.attn.qkvo.fold_norm(self.norm1.norm)
+        self.attn.switch_to_deploy(self.norm1.norm)
         self.ffn.fc1.fold_norm(self.norm2.norm)
         self.attn.proj.fold_scale(self.gamma_1)
         self.ffn.fc2.fold_scale(self.gamma_2)

@@ -15,11 +15,19 @@ class DepthwiseConv(nn.Conv2d):
         channels: Number of channels, C.
         kernel_size: Side of the kernel, k; odd.
         residual: Whether to add the input to the result.
+        bias: Whether to add a bias; a batch norm afterwards needs none.
     """
 
-    def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        residual: bool = False,
+        bias: bool = True,
+    ) -> None:
+        padding = kernel_size // 2
         super().__init__(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
+            channels, channels, kernel_size, padding=padding, groups=channels, bias=bias
         )
         self.residual = residual
 
@@ -63,7 +71,7 @@ class _Depthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.conv2d(
             x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]
@@ -71,7 +79,7 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         size = weight.shape[-1]
         # Asked for the bias, too, the library would compute the kernel's once more.
@@ -89,7 +97,8 @@ class _Depthwise(torch.autograd.Function):
                 grad_weight[piece] = _backward(grad, window, weight[piece], 0, wanted)[
                     1
                 ]
-        return grad_x, grad_weight, grad.sum((0, 2, 3))
+        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias
 
 
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted):

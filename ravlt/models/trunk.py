@@ -130,10 +130,10 @@ class Trunk(BaseModule):
         """Folds the network into fewer passes for inference, in place; exact.
 
         Batch norms go into convolutions, scale and shift of layer norms into the next
-        product, layer scales into the last one, and the identity of residual depthwise
-        convolutions into their kernels. The state dict afterwards lacks the batch
-        norms, and holds ones and zeros for what was folded. Calling it again changes
-        nothing; training afterwards is an error.
+        product, layer scales into the last one, the identity of residual depthwise
+        convolutions into their kernels, and in attention cores what they can fold. The
+        state dict afterwards lacks the batch norms, and holds ones and zeros for what
+        was folded. Calling it again changes nothing; training afterwards is an error.
 
         Returns:
             The model itself, in eval mode.
@@ -192,7 +192,8 @@ def init_convolution(module: nn.Module) -> None:
     """Truncated normal of 0.02 and zero bias, as in the released code."""
     if isinstance(module, nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _check_tile(tile: int | None) -> int | None:

@@ -18,11 +18,27 @@ def draw(hw: tuple[int, int], heads: int = HEADS, d: int = HEAD_DIM) -> list[Ten
     ]
 
 
+def draw_input(core: AttentionCore, hw: tuple[int, int]) -> list[Tensor]:
+    """What a core takes after hw: the layer's input x, or nothing."""
+    if not core.needs_input:
+        return []
+    torch.manual_seed(1)
+    return [torch.randn(2, *hw, core.dim, dtype=torch.float64).requires_grad_()]
+
+
+def gain_of(core: AttentionCore) -> Tensor | float:
+    """What is between ``dense @ v`` and the output."""
+    return getattr(core, "gain", 1.0)
+
+
 def build_shaken(name: str, **kwargs) -> AttentionCore:
-    """A core in float64 whose parameters are not what they begin as."""
+    """A core in float64 whose parameters are not what they begin as, nor statistics."""
     core = CORES[name](HEADS * HEAD_DIM, HEADS, **kwargs).double()
     generator = torch.Generator().manual_seed(0)
     for parameter in core.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += 0.3 * noise
+    for statistic in core.buffers():
+        if statistic.is_floating_point():
+            statistic.uniform_(0.5, 2, generator=generator)
     return core

@@ -154,6 +154,76 @@ def dense_hedgehog(core, q, k, v, hw) -> Tensor:
     return over_rows(products(q, features(k, core.weight_k, core.bias_k)), eps=0)
 
 
+def directions(scan: str, hw: tuple[int, int]) -> list[list[int]]:
+    """The order in which each scan meets the tokens."""
+    rows = [r * hw[1] + c for r in range(hw[0]) for c in range(hw[1])]
+    columns = [r * hw[1] + c for c in range(hw[1]) for r in range(hw[0])]
+    orders = [rows, rows[::-1], columns, columns[::-1]]
+    return orders if scan == "cross4" else orders[:2]
+
+
+def gates(core, x: Tensor) -> Tensor:
+    """Of each direction, (directions, B, heads, N, d)."""
+    up, down = core.gate_up.weight.double(), core.gate_down.weight.double()
+    logits = x.flatten(1, 2) @ down.T @ up.T + core.gate_up.bias.double()
+    a = (1 / (1 + (-logits).exp())) ** (1 / 16)
+    a = a.unflatten(-1, (-1, core.num_heads, core.dim // core.num_heads))
+    return a.permute(2, 0, 3, 1, 4)
+
+
+def dense_gla(core, q, k, v, hw, x) -> Tensor:
+    """Of each direction, <q_i, k_j> times the gates of j + 1 .. i, channel by channel.
+
+    Without the gain of the norm, which is not a matrix over tokens.
+    """
+    orders = directions(core.scan, hw)
+    scores = 0
+    for order, a in zip(orders, gates(core, x), strict=True):
+        place = torch.tensor(order).argsort()
+        between = (place[None, :, None] < place) & (place <= place[:, None, None])
+        decay = torch.einsum("ijt,bhtf->bhijf", between.double(), a.log()).exp()
+        pairs = torch.einsum("bhif,bhjf,bhijf->bhij", q, k, decay)
+        scores = scores + pairs * (place <= place[:, None])
+    scores = scores / (len(orders) * math.sqrt(q.shape[-1]))
+    return scores / ((scores @ v).square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def short_long(conv, x: Tensor) -> Tensor:
+    """BN(long * x) + BN(short * x), one tap of a kernel at a time."""
+    height, width = x.shape[1:3]
+    total = 0
+    for kernel, norm in (
+        (conv.long.weight, conv.norm_long),
+        (conv.short.weight, conv.norm_short),
+    ):
+        kernel, reach = kernel.double()[:, 0], kernel.shape[-1] // 2
+        padded = x.new_zeros(len(x), height + 2 * reach, width + 2 * reach, x.shape[3])
+        padded[:, reach : reach + height, reach : reach + width] = x
+        y = 0
+        for i in range(2 * reach + 1):
+            for j in range(2 * reach + 1):
+                y = y + padded[:, i : i + height, j : j + width] * kernel[:, i, j]
+        mean, var = norm.running_mean, norm.running_var
+        if norm.training:
+            mean = y.mean((0, 1, 2))
+            var = (y - mean).square().mean((0, 1, 2))
+        y = (y - mean) / (var + 1e-5).sqrt()
+        total = total + y * norm.weight.double() + norm.bias.double()
+    return total
+
+
+def dense_chela(core, q, k, v, hw, x) -> Tensor:
+    u = short_long(core.conv, x)
+    u = u / (1 + (-u).exp())
+
+    def heads(scale: Tensor, shift: Tensor) -> Tensor:
+        y = u * scale.double() + shift.double()
+        return y.flatten(1, 2).unflatten(-1, (core.num_heads, -1)).transpose(1, 2)
+
+    q, k = q + heads(core.scale_q, core.shift_q), k + heads(core.scale_k, core.shift_k)
+    return dense_norm(core, q, k, v, hw)
+
+
 TWINS = {
     "rala": dense_rala,
     "linear": dense_linear,
@@ -165,4 +235,6 @@ TWINS = {
     "diag": dense_diag,
     "fixation": dense_fixation,
     "hedgehog": dense_hedgehog,
+    "gla": dense_gla,
+    "chela": dense_chela,
 }

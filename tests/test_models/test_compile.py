@@ -16,7 +16,7 @@ def fresh_compiler():
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("attn_types", ["rala", DEFAULT])
+@pytest.mark.parametrize("attn_types", ["rala", "gla", "chela", DEFAULT])
 def test_one_graph(attn_types, train):
     model = build(attn_types=attn_types).train(train)
     with torch.set_grad_enabled(train):
@@ -38,8 +38,12 @@ def test_recomputed_blocks_in_one_graph():
 # The fewest stages that have every part: compiling takes seconds a stage.
 @pytest.mark.parametrize(
     ("attn_types", "out_indices", "train"),
-    [(("rala", "softmax") * 2, (0, 1), False), ("rala", (0, 1), True)],
-    ids=["inference", "training"],
+    [
+        (("rala", "softmax") * 2, (0, 1), False),
+        ("rala", (0, 1), True),
+        ("chela", (0,), True),
+    ],
+    ids=["inference", "training", "chela"],
 )
 def test_one_compilation_for_all_sizes(attn_types, out_indices, train):
     model = build(attn_types=attn_types, out_indices=out_indices).train(train)

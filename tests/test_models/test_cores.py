@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from core_cases import GRIDS, HEAD_DIM, HEADS, build_shaken, draw
+from core_cases import GRIDS, HEAD_DIM, HEADS, build_shaken, draw, draw_input, gain_of
 from core_twins import TWINS
 
 from ravlt.errors import RAVLTError
@@ -19,11 +19,12 @@ def test_values_and_gradients_equal_the_twin(name, hw):
     core = build_shaken(name)
     inputs = draw(hw)
     q, k, v = inputs
-    expected = TWINS[name](core, q, k, v, hw) @ v
-    got = core(q, k, v, hw)
+    x = draw_input(core, hw)
+    expected = TWINS[name](core, q, k, v, hw, *x) @ v * gain_of(core)
+    got = core(q, k, v, hw, *x)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     weights = torch.randn_like(got)
-    inputs += core.parameters()
+    inputs += [*x, *core.parameters()]
     grads = torch.autograd.grad((got * weights).sum(), inputs)
     expected_grads = torch.autograd.grad((expected * weights).sum(), inputs)
     for got_grad, expected_grad in zip(grads, expected_grads, strict=True):
@@ -35,8 +36,9 @@ def test_values_and_gradients_equal_the_twin(name, hw):
 def test_own_dense_form(name, hw):
     core = build_shaken(name)
     q, k, v = draw(hw)
-    dense = core.dense(q, k, v, hw)
-    expected = TWINS[name](core, q, k, v, hw)
+    x = draw_input(core, hw)
+    dense = core.dense(q, k, v, hw, *x)
+    expected = TWINS[name](core, q, k, v, hw, *x)
     torch.testing.assert_close(dense, expected, rtol=0, atol=1e-10)
     if core.nonneg:
         assert dense.min() >= 0
@@ -49,7 +51,7 @@ def test_rows_sum_to_one(name, hw):
     core = build_shaken(name)
     q, k, v = draw(hw)
     q, k = q.detach().abs() + 0.1, k.detach().abs() + 0.1
-    sums = core.dense(q, k, v, hw).sum(-1)
+    sums = core.dense(q, k, v, hw, *draw_input(core, hw)).sum(-1)
     ones = torch.ones_like(sums)
     if core.row_stochastic:
         torch.testing.assert_close(sums, ones, rtol=0, atol=1e-4)
@@ -65,6 +67,7 @@ OPTIONS = [
     ("cosformer", dict(layout="raster")),
     ("diag", dict(activation="softmax")),
     ("focused", dict(power=3.0)),
+    ("gla", dict(scan="cross4")),
 ]
 
 
@@ -73,9 +76,11 @@ OPTIONS = [
 def test_options_equal_the_twin(name, options, hw):
     core = build_shaken(name, **options)
     q, k, v = draw(hw)
-    expected = TWINS[name](core, q, k, v, hw)
-    torch.testing.assert_close(core.dense(q, k, v, hw), expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(core(q, k, v, hw), expected @ v, rtol=0, atol=1e-10)
+    inputs = (q, k, v, hw, *draw_input(core, hw))
+    expected = TWINS[name](core, *inputs)
+    torch.testing.assert_close(core.dense(*inputs), expected, rtol=0, atol=1e-10)
+    expected = expected @ v * gain_of(core)
+    torch.testing.assert_close(core(*inputs), expected, rtol=0, atol=1e-10)
 
 
 EXTREMES = {
@@ -88,7 +93,12 @@ EXTREMES = {
 
 # Numbers that float16 does not have: a gradient of 1 / eps = 1e8; outputs of RALA, its
 # rotated numerator far larger than its denominator; gradients of softmax.
-BEYOND_FLOAT16 = {("norm", "zero"), ("rala", "large"), ("softmax", "large")}
+BEYOND_FLOAT16 = {
+    ("norm", "zero"),
+    ("chela", "zero"),
+    ("rala", "large"),
+    ("softmax", "large"),
+}
 EXTREME_CASES = [
     (name, extreme, dtype)
     for name in CORES
@@ -102,15 +112,17 @@ EXTREME_CASES = [
 def test_extreme_inputs_stay_finite(name, extreme, dtype):
     """Outputs and gradients, in float32 and under autocast."""
     core = build_core(name, HEADS * HEAD_DIM, HEADS)
-    q, k, v = (t.detach().float() for t in draw((9, 10)))
+    x = draw_input(core, (9, 10))
+    q, k, v, *x = (t.detach().float() for t in (*draw((9, 10)), *x))
     change = EXTREMES[extreme]
     inputs = [change(q), change(k), v if extreme == "large" else change(v)]
+    inputs += map(change, x)
     if dtype:
         inputs = [t.to(dtype) for t in inputs]
     for t in inputs:
         t.requires_grad_()
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=bool(dtype)):
-        y = core(*inputs, (9, 10))
+        y = core(*inputs[:3], (9, 10), *inputs[3:])
     assert y.isfinite().all()
     y.float().sum().backward()
     for t in (*inputs, *core.parameters()):
@@ -121,6 +133,8 @@ COUNTS = {
     "focused": lambda c, d, h: c,
     "fixation": lambda c, d, h: 2 * (3 * d**2 + d),
     "hedgehog": lambda c, d, h: 2 * h * (d**2 + d),
+    "gla": lambda c, d, h: 16 * c + 17 * 2 * c + d,
+    "chela": lambda c, d, h: 4 * c + (13**2 + 3**2) * c + 4 * c,
 }
 
 
@@ -132,12 +146,18 @@ def test_parameters(name):
     assert sum(p.numel() for p in core.parameters()) == count
 
 
+def test_gates_of_four_directions():
+    core = CORES["gla"](96, 4, scan="cross4")
+    assert sum(p.numel() for p in core.parameters()) == 16 * 96 + 17 * 4 * 96 + 24
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("cosformer", dict(layout="spiral")),
         ("diag", dict(activation="gelu")),
         ("hedgehog", dict(normalisation="none")),
+        ("gla", dict(scan="spiral")),
     ],
     ids=str,
 )
@@ -150,11 +170,13 @@ def test_unknown_options(name, options):
 @pytest.mark.parametrize("name", CORES)
 def test_half_precision_is_only_the_rounding_of_inputs_and_output(name, dtype):
     core = build_core(name, HEADS * HEAD_DIM, HEADS)
-    q, k, v = (t.detach().to(dtype) for t in draw((7, 9)))
+    tensors = (*draw((7, 9)), *draw_input(core, (7, 9)))
+    q, k, v, *x = (t.detach().to(dtype) for t in tensors)
     with torch.autocast("cpu", dtype=dtype):
-        got = core(q, k, v, (7, 9))
+        got = core(q, k, v, (7, 9), *x)
     assert got.dtype == dtype
-    exact = core(q.double(), k.double(), v.double(), (7, 9))
+    q, k, v, *x = (t.double() for t in (q, k, v, *x))
+    exact = core(q, k, v, (7, 9), *x)
     eps = torch.finfo(dtype).eps
     # Softmax also rounds the rotated queries and keys, for the fused kernel.
     slack = 8 if name == "softmax" else 1

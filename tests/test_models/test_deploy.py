@@ -23,7 +23,7 @@ from ravlt.errors import RAVLTError
 DEFAULT = ("rala", "rala", "softmax", "softmax")
 
 
-@pytest.mark.parametrize("attn_types", ["rala", "linear", DEFAULT])
+@pytest.mark.parametrize("attn_types", ["rala", "linear", "gla", "chela", DEFAULT])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 1e-5)]
 )

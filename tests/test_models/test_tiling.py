@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from backbones import build, error, images, randomize
+from core_cases import draw_input
 
 from ravlt.models.attention import CORES, build_core
 from ravlt.models.tiling import Workspace, grid_tiles, row_tiles, workspace_for
@@ -46,12 +47,15 @@ def test_cores_mix_in_tiles(name, hw):
     # Heads lie between tokens and channels in memory, as in the layer.
     tokens = torch.randn(3, 2, hw[0] * hw[1], 2, 8, dtype=torch.float64)
     q, k, v = tokens.transpose(2, 3)
-    expected = core.dense(q, k, v, hw) @ v
+    x = [t.detach() for t in draw_input(core, hw)]
+    expected = core.dense(q, k, v, hw, *x) @ v
     for side in (1, 4, 20):
         memory = tokens.clone().transpose(2, 3)
-        got = core.mix_(*memory, hw, side)
+        given = [t.clone() for t in x]
+        got = core.mix_(*memory, hw, side, *given)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
         assert torch.equal(memory[2], v)
+        assert all(map(torch.equal, given, x))
 
 
 def test_blocks_share_the_memory(monkeypatch):
@@ -123,7 +127,7 @@ def test_tiles_of_the_stem():
 SIZES = {1: (29, 37), 3: (45, 70), 9: (101, 70), 64: (37, 600)}
 
 
-@pytest.mark.parametrize("attn_types", ["rala", "linear", DEFAULT])
+@pytest.mark.parametrize("attn_types", ["rala", "linear", "gla", "chela", DEFAULT])
 @pytest.mark.parametrize("tile", SIZES)
 def test_tiles_equal_the_whole_grid_before_and_after_folding(attn_types, tile):
     model = randomize(build(tile=tile, attn_types=attn_types).double()).eval()
@@ -204,7 +208,7 @@ def test_training_without_gradients_updates_statistics_as_with_them():
 
 
 @pytest.mark.parametrize("tile", [0, 9])
-@pytest.mark.parametrize("attn_types", ["rala", DEFAULT])
+@pytest.mark.parametrize("attn_types", ["rala", "gla", "chela", DEFAULT])
 def test_bfloat16(attn_types, tile):
     """Autocast, and a module of half precision, against float32 on whole grids."""
     model = randomize(build("t", attn_types=attn_types, tile=0), mild=True).eval()

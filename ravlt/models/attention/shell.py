@@ -42,7 +42,8 @@ class Attention(nn.Module):
         """
         hw = (x.shape[1], x.shape[2])
         q, k, v, gate = self.qkvo(x).chunk(4, dim=-1)
-        y = self.core(*(self._split_heads(t) for t in (q, k, v)), hw)
+        heads = (self._split_heads(t) for t in (q, k, v))
+        y = self.core(*heads, hw, *((x,) if self.core.needs_input else ()))
         y = y.transpose(1, 2).reshape(v.shape)
         return self.proj((y + self.lepe(v)) * gate)
 
@@ -62,9 +63,9 @@ class Attention(nn.Module):
             The index of a tile in ``x``, and its part of the result.
         """
         hw = (x.shape[1], x.shape[2])
-        q, k, v, gate = self._project(x, norm, workspace)
+        q, k, v, gate, *normed = self._project(x, norm, workspace)
         heads = (self._split_heads(t) for t in (q, k, v))
-        y = self.core.mix_(*heads, hw, workspace.side)
+        y = self.core.mix_(*heads, hw, workspace.side, *normed)
         y = y.transpose(1, 2).reshape(x.shape)
         for tile, outer, inner in grid_tiles(*hw, workspace.side, halo=2):
             local = self.lepe(v[outer])[inner]
@@ -73,19 +74,33 @@ class Attention(nn.Module):
     def _project(
         self, x: Tensor, norm: nn.Module, workspace: Workspace
     ) -> list[Tensor]:
-        """Gives q, k (float32 or wider), v and gate, all of the shape of x."""
+        """Gives q, k (float32 or wider), v and gate, all of the shape of x.
+
+        And norm(x), if the core needs it.
+        """
+        names = "qkvox" if self.core.needs_input else "qkvo"
         parts = []
         # Smaller tiles, because the product is wide: 4 C.
         for top, bottom in row_tiles(*x.shape[1:3], workspace.side // 2):
-            qkvo = self.qkvo(norm(x[:, top:bottom])).chunk(4, dim=-1)
+            normed = norm(x[:, top:bottom])
+            tiles = (*self.qkvo(normed).chunk(4, dim=-1), normed)
             if not parts:
-                narrow = qkvo[0].dtype
+                narrow = tiles[0].dtype
                 wide = torch.promote_types(narrow, torch.float32)
-                dtypes = dict(q=wide, k=wide, v=narrow, o=narrow)
-                parts = [workspace.empty(n, x, dtype) for n, dtype in dtypes.items()]
-            for part, tile in zip(parts, qkvo, strict=True):
+                dtypes = dict(q=wide, k=wide, v=narrow, o=narrow, x=normed.dtype)
+                parts = [workspace.empty(name, x, dtypes[name]) for name in names]
+            for part, tile in zip(parts, tiles[: len(parts)], strict=True):
                 part[:, top:bottom] = tile
         return parts
+
+    def switch_to_deploy(self, norm: nn.LayerNorm) -> None:
+        """Folds scale and shift of the norm before this layer, and the core.
+
+        A core that reads the layer's input needs both where they are.
+        """
+        if not self.core.needs_input:
+            self.qkvo.fold_norm(norm)
+        self.core.switch_to_deploy()
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, heads, H * W, d), a view."""

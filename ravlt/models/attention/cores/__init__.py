@@ -3,10 +3,12 @@
 from ravlt.errors import RAVLTError
 
 from .base import AttentionCore
+from .chela import CHELACore
 from .cosformer import CosFormerCore
 from .diag import DiagCore
 from .fixation import FixationCore
 from .focused import FocusedCore
+from .gla import GLACore
 from .hedgehog import HedgehogCore
 from .linear import LinearCore
 from .norm import NormCore
@@ -25,6 +27,8 @@ CORES = {
     "diag": DiagCore,
     "fixation": FixationCore,
     "hedgehog": HedgehogCore,
+    "gla": GLACore,
+    "chela": CHELACore,
 }
 
 __all__ = ["CORES", "AttentionCore", "build_core"]
@@ -40,7 +44,7 @@ def build_core(name: str, dim: int, num_heads: int) -> AttentionCore:
 
     Returns:
         A module called as ``core(q, k, v, hw)`` with q, k, v of shape
-        (B, heads, H * W, C / heads).
+        (B, heads, H * W, C / heads), or ``core(q, k, v, hw, x)`` if it needs the input.
 
     Raises:
         RAVLTError: If the name is unknown.

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 class AttentionCore(nn.Module):
     """Mixes the tokens of every head: (q, k, v, hw) -> output.
 
+    A mechanism that reads more of its input than queries, keys and values says so by
+    ``needs_input``. All of its methods then take one argument more, after ``hw``:
+    ``x`` of shape (B, H, W, C), the normalised tokens that q, k and v were made from.
+
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
@@ -17,11 +21,13 @@ class AttentionCore(nn.Module):
         row_stochastic: Whether the rows of :meth:`dense` sum to 1.
         nonneg: Whether :meth:`dense` has no negative entry.
         linear_in_N: Whether time and memory grow linearly with the tokens.
+        needs_input: Whether the core also reads the layer's input.
     """
 
     row_stochastic: bool
     nonneg: bool
     linear_in_N: bool
+    needs_input = False
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -53,11 +59,18 @@ class AttentionCore(nn.Module):
             hw: As in :meth:`forward`.
 
         Returns:
-            A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``.
+            A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``; times
+            ``core.gain``, (d,), for a core that ends with a gain of each channel.
         """
 
     def mix_(
-        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], side: int
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        side: int,
+        *x: Tensor,
     ) -> Tensor:
         """Like :meth:`forward` for inference, in tiles: may overwrite ``q`` and ``k``.
 
@@ -67,11 +80,15 @@ class AttentionCore(nn.Module):
             v: As in :meth:`forward`.
             hw: As in :meth:`forward`.
             side: Tokens along a side of a tile.
+            *x: The layer's input, if the core needs it; must not be overwritten.
 
         Returns:
             As :meth:`forward`, in any precision; possibly the memory of ``q``.
         """
-        return self(q, k, v, hw)
+        return self(q, k, v, hw, *x)
+
+    def switch_to_deploy(self) -> None:
+        """Folds what the core can fold for inference, in place: most have nothing."""
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num_heads={self.num_heads}"

@@ -1,0 +1,242 @@
+"""Gated linear attention (Yang et al., ICML 2024, arXiv 2312.06635) on images.
+
+In both directions, as ViG does it (Liao et al., AAAI 2025, arXiv 2405.18425).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ravlt.errors import RAVLTError
+
+from ...precision import at_least_float32, autocast_off
+from .base import AttentionCore
+
+SCANS = {"bidir": 2, "cross4": 4}
+_CHUNK = 16  # tokens between states
+_RANK = 16  # of the gates' logits
+_SHARPNESS = 16  # gates are sigmoid(logit)^(1 / 16): 0.96 at first
+_EPS = 1e-5  # on the mean square of an output
+
+
+class GLACore(AttentionCore):
+    """Gated linear attention: tokens are forgotten channel by channel on the way.
+
+    In one direction, S_i = diag(a_i) S_{i-1} + k_i v_i^T and o_i = d^-1/2 S_i^T q_i,
+    with a_i = sigmoid(W_2 W_1 x_i + b)^(1/16), one for each channel of a key. The mean
+    over directions, which all hold the token itself, goes through an RMS norm of each
+    head: no denominator keeps its size.
+
+    Never runs token by token: inside of chunks of 16 tokens it is attention with
+    decaying weights, and so are the states that chunks hand on, in runs of 16, of which
+    runs are made again. All decays are products of gates, never quotients, so that none
+    exceeds 1.
+
+    Args:
+        dim: Channels over all heads, C.
+        num_heads: Number of heads.
+        scan: 'bidir', along the rows from the first token to the last, and back; or
+            'cross4', along the columns, too. Each direction has its own gates.
+
+    Attributes:
+        gain: Of each channel of a head, after the norm, (d,).
+
+    Raises:
+        RAVLTError: If the scan is unknown.
+    """
+
+    row_stochastic = False
+    nonneg = False
+    linear_in_N = True
+    needs_input = True
+
+    def __init__(self, dim: int, num_heads: int, scan: str = "bidir") -> None:
+        super().__init__(dim, num_heads)
+        if scan not in SCANS:
+            raise RAVLTError(f"scan='{scan}' is unknown; use one of {tuple(SCANS)}.")
+        self.scan = scan
+        self.gate_down = nn.Linear(dim, _RANK, bias=False)
+        self.gate_up = nn.Linear(_RANK, SCANS[scan] * dim)
+        self.gain = nn.Parameter(torch.ones(dim // num_heads))
+        for layer in (self.gate_down, self.gate_up):
+            nn.init.xavier_uniform_(layer.weight, gain=2**-2.5)
+        nn.init.zeros_(self.gate_up.bias)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], x: Tensor
+    ) -> Tensor:
+        dtype = v.dtype
+        with autocast_off(q):
+            q, k, v = _scaled(q, k, v)
+            gates = self._log_gates(at_least_float32(x))
+            y = 0.0
+            for direction, g in enumerate(gates):
+                line = (_lined_up(t, hw, direction) for t in (q, k, v, g))
+                y = y + _put_back(_scan(*line), hw, direction)
+            y = y / len(gates)
+            y = y * _norm(y) * self.gain.to(y.dtype)
+        return y.to(dtype)
+
+    def dense(
+        self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], x: Tensor
+    ) -> Tensor:
+        with autocast_off(q):
+            q, k, v = _scaled(q, k, v)
+            gates = self._log_gates(at_least_float32(x))
+            scores = 0.0
+            for direction, g in enumerate(gates):
+                a = _decayed(*(_lined_up(t, hw, direction) for t in (q, k, g)))
+                a = _put_back(a, hw, direction).transpose(2, 3)
+                scores = scores + _put_back(a, hw, direction).transpose(2, 3)
+            scores = scores / len(gates)
+            return scores * _norm(scores @ v)
+
+    def _log_gates(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Gives log a of each direction, (B, heads, N, d), from x of (B, H, W, C)."""
+        down, up, bias = (
+            p.to(x.dtype)
+            for p in (self.gate_down.weight, self.gate_up.weight, self.gate_up.bias)
+        )
+        logits = F.linear(F.linear(x, down), up, bias)
+        gates = F.logsigmoid(logits) / _SHARPNESS
+        gates = gates.flatten(1, 2).unflatten(-1, (-1, self.num_heads, len(self.gain)))
+        return gates.permute(2, 0, 3, 1, 4).unbind()
+
+
+def _scaled(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    q, k, v = (at_least_float32(t) for t in (q, k, v))
+    return q * q.shape[-1] ** -0.5, k, v
+
+
+def _norm(y: Tensor) -> Tensor:
+    """One over the root of the mean square of each token's head, (B, heads, N, 1)."""
+    return (y.square().mean(-1, keepdim=True) + _EPS).rsqrt()
+
+
+def _lined_up(x: Tensor, hw: tuple[int, int], direction: int) -> Tensor:
+    """Sorts tokens (B, heads, N, any) as a direction meets them.
+
+    Args:
+        x: Tokens, row by row.
+        hw: Height and width of the grid.
+        direction: 0 along the rows, 1 back, 2 along the columns, 3 back.
+    """
+    if direction >= 2:
+        x = _transposed(x, hw)
+    return x.flip(2) if direction % 2 else x
+
+
+def _put_back(x: Tensor, hw: tuple[int, int], direction: int) -> Tensor:
+    """Undoes :func:`_lined_up`."""
+    x = x.flip(2) if direction % 2 else x
+    return _transposed(x, hw[::-1]) if direction >= 2 else x
+
+
+def _transposed(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    return x.unflatten(2, hw).transpose(2, 3).flatten(2, 3)
+
+
+def _scan(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """One direction: o_i = sum_{j <= i} <q_i, exp(g_{j+1} + .. + g_i) k_j> v_j.
+
+    Args:
+        q: Scaled queries, (B, heads, N, d).
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        g: Logarithms of the gates, of the same shape; none is positive.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    tokens = q.shape[2]
+    q, k, v, g = (_runs(t, _CHUNK) for t in (q, k, v, g))
+    sums = g.cumsum(-2)
+    total = sums[..., -1:, :]
+    states = (k * (total - sums).exp()).transpose(-2, -1) @ v
+    before = _states_before(total.squeeze(-2), states)
+    y = _scores(q, k, sums) @ v + (q * sums.exp()) @ before
+    return y.flatten(2, 3)[:, :, :tokens]
+
+
+def _runs(x: Tensor, size: int) -> Tensor:
+    """(B, heads, N, ..) -> (B, heads, runs, size, ..), with zeros at the end.
+
+    Of no effect there: nothing comes from zero keys.
+    """
+    tokens = x.shape[2]
+    runs = (tokens + size - 1) // size  # and no remainders: compilers are slow at them
+    padding = [0, 0] * (x.ndim - 3) + [0, runs * size - tokens]
+    return F.pad(x, padding).unflatten(2, (runs, size))
+
+
+def _decayed(q: Tensor, k: Tensor, g: Tensor) -> Tensor:
+    """The explicit matrix of :func:`_scan`, (B, heads, N, N)."""
+    tokens = q.shape[2]
+    size = 1 << (tokens - 1).bit_length()
+    q, k, g = (F.pad(t, (0, 0, 0, size - tokens)) for t in (q, k, g))
+    return _scores(q, k, g.cumsum(-2))[..., :tokens, :tokens]
+
+
+def _scores(q: Tensor, k: Tensor, sums: Tensor) -> Tensor:
+    """Scores in a run of tokens: <q_i, exp(s_i - s_j) k_j> where j <= i, else 0.
+
+    Blocks of twice the size by turns: where i is in the second half of a block and j in
+    the first, both decay from the middle, exp(s_i - s_m) and exp(s_m - s_j). So scores
+    are plain products, and no factor exceeds 1.
+
+    Args:
+        q: Queries of shape (..., c, d); c is a power of two.
+        k: Keys of the same shape.
+        sums: s, sums of the logarithms of the gates up to a token, of the same shape.
+
+    Returns:
+        A tensor of shape (..., c, c).
+    """
+    scores = (q * k).sum(-1)[..., None, None]  # blocks of one token
+    half = 1
+    while half < q.shape[-2]:
+        blocks = q.shape[-2] // (2 * half), 2
+        first_k, first_s = (
+            t.unflatten(-2, (*blocks, half))[..., 0, :, :] for t in (k, sums)
+        )
+        second_q, second_s = (
+            t.unflatten(-2, (*blocks, half))[..., 1, :, :] for t in (q, sums)
+        )
+        middle = first_s[..., -1:, :]
+        second_q = second_q * (second_s - middle).exp()
+        first_k = first_k * (middle - first_s).exp()
+        across = second_q @ first_k.transpose(-2, -1)
+        first, second = scores.unflatten(-3, blocks).unbind(-3)
+        rows = F.pad(first, (0, half)), torch.cat((across, second), dim=-1)
+        scores = torch.cat(rows, dim=-2)
+        half *= 2
+    return scores.squeeze(-3)
+
+
+def _states_before(g: Tensor, states: Tensor) -> Tensor:
+    """What chunks know of those before: P_m = exp(g_{m-1}) P_{m-1} + S_{m-1}, P_0 = 0.
+
+    Runs of 16 chunks by all pairs; and these runs are chunks themselves.
+
+    Args:
+        g: Logarithms of what a chunk leaves of earlier states, (B, heads, M, d).
+        states: What a chunk adds, S, (B, heads, M, d, d).
+
+    Returns:
+        P of the shape of ``states``.
+    """
+    count = g.shape[2]
+    run = count if count < _CHUNK else _CHUNK
+    g, states = _runs(g, run), _runs(states, run)
+    after = g.cumsum(3)
+    before = F.pad(after, (0, 0, 1, 0))  # of each chunk, and at the end of the run
+    decay = before[..., :, None, :] - after[..., None, :, :]
+    later = torch.ones(run + 1, run, dtype=torch.bool, device=g.device).triu()
+    # Before the exponential, which may overflow there.
+    decay = decay.masked_fill(later[..., None], -torch.inf).exp()
+    known = torch.einsum("...ijf,...jfe->...ife", decay, states)
+    known, ends = known[..., :-1, :, :], known[..., -1, :, :]
+    if count > run:
+        runs = _states_before(after[..., -1, :], ends)
+        known = known + before[..., :-1, :, None].exp() * runs[:, :, :, None]
+    return known.flatten(2, 3)[:, :, :count]
