@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
@@ -94,7 +95,9 @@ def _segmentation_sample(size: tuple[int, int], model: nn.Module):
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample(metainfo=_metainfo(size))
-    labels = torch.randint(getattr(model, "num_classes", 2), (1, *size))
+    # A few regions, as in photographs: noise would show every class everywhere.
+    regions = torch.randint(getattr(model, "num_classes", 2), (1, 1, 4, 4))
+    labels = F.interpolate(regions.float(), size).long()[0]
     sample.gt_sem_seg = PixelData(data=labels)
     sample.gt_edge_map = PixelData(data=torch.randint(2, (1, *size)))
     return sample

@@ -10,7 +10,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def match_stages(old: Sequence[Level], name: str) -> tuple[int, ...]:
-    """Finds a stage for each level: of the same stride, or, if dilated, as deep.
+    """Finds a stage for each level: of the same stride, or as deep if dilated.
 
     Args:
         old: What the old backbone gives.
@@ -43,7 +43,7 @@ def match_stages(old: Sequence[Level], name: str) -> tuple[int, ...]:
         )
     if set(strides) <= set(STRIDES) and len(set(strides)) == len(old):
         return tuple(STRIDES.index(stride) for stride in strides)
-    if strides[-1] > STRIDES[-1] or len(old) == 1:
+    if strides[0] < STRIDES[0] or strides[-1] > STRIDES[-1] or len(old) == 1:
         raise RAVLTError(
             f"The backbone {name} gives strides {strides}, and RAVLT has "
             f"{list(STRIDES)}; choose a config whose neck or heads take some of these."

@@ -64,13 +64,27 @@ def test_levels_of_a_neck():
         ([(1, 8), (2, 16), (3, 32)], (1, 2, 3)),
         ([(1, 16), (2, 32)], (2, 3)),
         ([(1, 16)], (2,)),
-        # Dilated, or finer than any stage: as deep.
+        # Dilated: as deep.
         ([(1, 4), (2, 8), (3, 8), (4, 8)], (0, 1, 2, 3)),
-        ([(16, 2), (16, 4), (960, 8)], (1, 2, 3)),
+        ([(1, 8), (2, 8), (3, 16)], (1, 2, 3)),
     ],
 )
 def test_stages(pairs, stages):
     assert match_stages(levels(*pairs), "Some") == stages
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[(16, 2), (16, 4), (960, 8)], [(1, 8), (2, 16), (3, 32), (4, 64)], [(1, 2)]],
+)
+def test_strides_out_of_reach(pairs):
+    with pytest.raises(RAVLTError) as error:
+        match_stages(levels(*pairs), "Some")
+    strides = [stride for _, stride in pairs]
+    assert str(error.value) == (
+        f"The backbone Some gives strides {strides}, and RAVLT has [4, 8, 16, 32]; "
+        f"choose a config whose neck or heads take some of these."
+    )
 
 
 @pytest.mark.parametrize(
