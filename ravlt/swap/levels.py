@@ -50,7 +50,9 @@ def ask_backbone(site: Site, scope: str) -> Backbone:
             image at each level.
     """
     cfg, kind = site.backbone, site.kind
-    images = [(_BATCH, cfg.get("in_channels", 3), _SIDE, _SIDE)]
+    side = cfg.get("img_size", _SIDE)  # the only one that some take
+    side = side if isinstance(side, int) else side[0]
+    images = [(_BATCH, cfg.get("in_channels", 3), side, side)]
     try:
         maps, parameters = _run(cfg, scope, lambda model, x: model(*x), images)
     except Exception as error:
@@ -70,7 +72,7 @@ def ask_backbone(site: Site, scope: str) -> Backbone:
             f"own, which the heads count on), which RAVLT cannot replace; choose the "
             f"config of a detector without branches, such as Faster R-CNN."
         )
-    return Backbone(_levels(maps), parameters)
+    return Backbone(_levels(maps, side), parameters)
 
 
 def ask_neck(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -88,7 +90,7 @@ def ask_neck(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, 
         (_BATCH, x.channels, _SIDE // x.stride, _SIDE // x.stride) for x in levels
     ]
     maps, _ = _run(cfg, scope, lambda model, x: model(tuple(x)), shapes)
-    return _levels(maps)
+    return _levels(maps, _SIDE)
 
 
 def _run(cfg: Mapping, scope: str, call, shapes) -> tuple[list, tuple[str, ...]]:
@@ -112,5 +114,5 @@ def _run(cfg: Mapping, scope: str, call, shapes) -> tuple[list, tuple[str, ...]]
             return run("cpu")  # some look at numbers while they are built
 
 
-def _levels(maps: Sequence[Tensor]) -> tuple[Level, ...]:
-    return tuple(Level(x.shape[1], round(_SIDE / x.shape[-1])) for x in maps)
+def _levels(maps: Sequence[Tensor], side: int) -> tuple[Level, ...]:
+    return tuple(Level(x.shape[1], round(side / x.shape[-1])) for x in maps)

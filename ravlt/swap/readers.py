@@ -70,6 +70,7 @@ def rewire(
         new[used.index(i)].channels if i in used else new[-1].channels
         for i in range(len(old))
     ]
+    _refuse_split_cascade(site, old, new, used)
     heads = list(_segmentation_heads(site))
     for head, path in heads:
         yield from _head_changes(head, path, old_channels, used, by_position)
@@ -141,6 +142,23 @@ def _with_index(node, path: Path, top: bool = False) -> Iterator[tuple[Mapping, 
     elif isinstance(node, list | tuple):
         for i, value in enumerate(node):
             yield from _with_index(value, (*path, i), top)
+
+
+def _refuse_split_cascade(
+    site: Site, old: Sequence[Level], new: Sequence[Level], used: list[int]
+) -> None:
+    """Refuses heads that refine each other on one grid, which RAVLT would part."""
+    cascade = site.owner.get("decode_head")
+    if not isinstance(cascade, list | tuple):
+        return
+    read = {i for head in cascade for i in _named(head, len(old))}
+    strides = {new[used.index(i)].stride for i in read}
+    if len({old[i].stride for i in read}) == 1 < len(strides):
+        raise RAVLTError(
+            f"{dotted(site.path)}.decode_head is a cascade on one grid of the old, "
+            f"dilated backbone, and RAVLT gives its levels at strides "
+            f"{sorted(strides)}; choose the same method on HRNet."
+        )
 
 
 def _named(head: Mapping, count: int) -> list[int]:

@@ -120,6 +120,15 @@ def test_strides_out_of_reach(pairs):
             "[1024, 512, 256, 128, 64], which is no pyramid from fine to deep",
         ),
         (
+            "mmseg::ocrnet/ocrnet_r101-d8_8xb2-40k_cityscapes-512x1024.py",
+            "model.decode_head is a cascade on one grid of the old, dilated backbone, "
+            "and RAVLT gives its levels at strides [16, 32];",
+        ),
+        (
+            "mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",
+            "The backbone BEiT gives 4 maps of one stride (16)",
+        ),
+        (
             "mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py",
             "The backbone PIDNet gives 3 maps of one stride (8)",
         ),
