@@ -29,7 +29,7 @@ def stay_here(monkeypatch, tmp_path):
 def break_swaps(monkeypatch, change) -> None:
     """Lets a fault into every swap."""
 
-    def faulty(cfg: Config, arch: str) -> Config:
+    def faulty(cfg: Config, arch: dict) -> Config:
         swapped = swap_backbone(cfg, arch)
         change(swapped.model)
         return swapped
@@ -66,7 +66,7 @@ def test_a_parameter_without_gradient_is_broken(monkeypatch):
 
     def change(model) -> None:
         model.backbone.out_indices = (0, 1, 2, 3)
-        model.neck.update(in_channels=[16, 32, 48, 64], start_level=1)
+        model.neck.update(in_channels=[64, 128, 192, 256], start_level=1)
 
     break_swaps(monkeypatch, change)
     result = cover(RETINANET)
