@@ -192,6 +192,8 @@ def _head_changes(
         (position,) = taken
         if found == old[position] != new[position]:
             yield Change((*path, "in_channels"), new[position], _WHY)
+            if head.get("num_convs") == 0:  # nothing changes the width in between
+                yield Change((*path, "channels"), new[position], _WHY)
     elif list(found) == [old[i] for i in named]:
         value = type(found)(new[i] for i in taken)
         yield Change((*path, "in_channels"), value, _WHY)

@@ -102,6 +102,12 @@ WANTED = {
         "model.auxiliary_head.in_channels": 256,
         "model.auxiliary_head.in_index": 0,
     },
+    # A head without a layer that changes the width.
+    "mmseg::segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512.py": {
+        "model.backbone.out_indices": (2,),
+        "model.decode_head.in_channels": 256,
+        "model.decode_head.channels": 256,
+    },
     # Two heads in a list; their own width stays.
     OCRNET: {
         "model.decode_head.0.in_channels": [64, 128, 256, 512],
