@@ -59,5 +59,5 @@ def _causes(results: list[Result], outcome: str) -> list[str]:
     lines = []
     for cause, families in sorted(causes.items()):
         named = ", ".join(f"{name} ({n})" for name, n in sorted(families.items()))
-        lines.append(f"- {cause} In {named}.")
+        lines.append(f"- {cause.rstrip('.')}. In {named}.")
     return lines or ["None."]

@@ -115,8 +115,8 @@ def test_table():
     )
     assert "| a | 2 | 1 |  |  |  |" in table
     assert "| c |  |  |  | 2 |  |" in table
-    assert "- KeyError: x In mmdet::b (1)." in table
-    assert "- ImportError: y In mmseg::c (2)." in table
+    assert "- KeyError: x. In mmdet::b (1)." in table
+    assert "- ImportError: y. In mmseg::c (2)." in table
 
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path):
@@ -137,4 +137,4 @@ def test_what_takes_too_long_is_told(tmp_path):
     line = ["--only", "mask_rcnn/mask-rcnn_r50_fpn_poly", "--out", "out"]
     line += ["--timeout", "0"]
     run = Run("analysis_tools/swap_coverage.py", line, tmp_path).succeeded()
-    assert "- took too long In mmdet::mask_rcnn (1)." in run.out
+    assert "- took too long. In mmdet::mask_rcnn (1)." in run.out
