@@ -93,8 +93,10 @@ def _init_weights(model: nn.Module) -> None:
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel("WARNING")
-    model.init_weights()
-    logger.setLevel(level)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def _make_local(node) -> None:

@@ -76,7 +76,7 @@ def _entry(key: str, node, depth: int, colon: bool = False) -> list[str]:
         if len(lines) == 1 and len(lines[0]) + len(why) + 2 <= _WIDTH:
             return [f"{lines[0]}  {why}"]
         return [indent + why, *lines]
-    plain = all(str(k).isidentifier() for k in node)
+    plain = _is_plain(node)
     lines = [head + ("dict(" if plain else "{")]
     for k, child in node.items():
         lines += _entry(str(k), child, depth + 1, not plain)
@@ -89,8 +89,8 @@ def _source(value, head: str, depth: int, end: str) -> list[str]:
     if len(line) <= _WIDTH or not isinstance(value, Mapping | list | tuple):
         return [line]
     indent = "    " * (depth + 1)
-    plain = isinstance(value, Mapping) and all(str(k).isidentifier() for k in value)
     if isinstance(value, Mapping):
+        plain = _is_plain(value)
         opening, closing = ("dict(", ")") if plain else ("{", "}")
         heads = [f"{indent}{k}=" if plain else f"{indent}{_quote(k)}: " for k in value]
         parts = list(value.values())
@@ -105,7 +105,7 @@ def _source(value, head: str, depth: int, end: str) -> list[str]:
 
 def _flat(value) -> str:
     if isinstance(value, Mapping):
-        if all(str(k).isidentifier() for k in value):
+        if _is_plain(value):
             return f"dict({', '.join(f'{k}={_flat(v)}' for k, v in value.items())})"
         return f"{{{', '.join(f'{_quote(k)}: {_flat(v)}' for k, v in value.items())}}}"
     if isinstance(value, tuple):
@@ -113,6 +113,11 @@ def _flat(value) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_flat, value))}]"
     return _quote(value) if isinstance(value, str) else repr(value)
+
+
+def _is_plain(value: Mapping) -> bool:
+    """Whether dict(...) can spell all keys."""
+    return all(str(k).isidentifier() for k in value)
 
 
 def _quote(text: str) -> str:

@@ -25,7 +25,7 @@ def used_levels(site: Site, count: int) -> list[int]:
     Returns:
         Their positions, in order.
     """
-    necks = list(_necks(site))
+    necks = list(site.necks())
     if necks:
         first, _ = necks[0]
         one = isinstance(first.get("in_channels"), int)
@@ -53,7 +53,7 @@ def rewire(
     Raises:
         RAVLTError: If a neck expects other maps than the old backbone gave.
     """
-    for neck, path in _necks(site):
+    for neck, path in site.necks():
         if "in_channels" not in neck:  # it pools maps of any width
             continue
         changes = list(_neck_changes(neck, path, old, used, new))
@@ -79,14 +79,6 @@ def rewire(
             if key not in _OTHER:
                 path = (*site.path, key)
                 yield from _tree_changes(value, path, old_channels, by_position)
-
-
-def _necks(site: Site) -> Iterator[tuple[Mapping, Path]]:
-    neck, path = site.owner.get("neck"), (*site.path, "neck")
-    if isinstance(neck, Mapping):
-        yield neck, path
-    for i, part in enumerate(neck if isinstance(neck, list | tuple) else ()):
-        yield part, (*path, i)
 
 
 def _neck_changes(

@@ -24,6 +24,14 @@ class Site:
         kind = self.backbone["type"]
         return kind if isinstance(kind, str) else kind.__name__
 
+    def necks(self) -> Iterator[tuple[Mapping, Path]]:
+        """The necks in their order, and where they are."""
+        neck, path = self.owner.get("neck"), (*self.path, "neck")
+        if isinstance(neck, Mapping):
+            yield neck, path
+        for i, part in enumerate(neck if isinstance(neck, list | tuple) else ()):
+            yield part, (*path, i)
+
 
 def find_sites(node, path: Path = ("model",)) -> Iterator[Site]:
     """Finds every part of a model that has a backbone, however deep.

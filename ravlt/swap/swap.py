@@ -11,7 +11,7 @@ from ravlt.errors import RAVLTError
 from ravlt.models.ravlt import RAVLT
 
 from .changes import Change, Swap, dotted
-from .levels import Backbone, Level, ask_backbone
+from .levels import Level, ask_backbone
 from .readers import rewire, used_levels
 from .sites import Site, find_sites
 from .stages import STRIDES, match_stages, stride_warnings
@@ -84,10 +84,13 @@ def plan_swap(
     for site in sites:
         _refuse_shared_parts(site)
         old = ask_backbone(site, scope)
-        new = _replacement(site, old, arch, attn_types, pretrained, warnings)
+        stages = match_stages(old.levels, site.kind)
+        warnings += stride_warnings(old.levels, stages, site.kind)
+        used = used_levels(site, len(old.levels))
+        out_indices = tuple(stages[i] for i in used)
+        new = _replacement(site.backbone, out_indices, arch, attn_types, pretrained)
         path = (*site.path, "backbone")
         changes.append(Change(path, new, f"in place of {site.kind}"))
-        used = used_levels(site, len(old.levels))
         with torch.device("meta"):
             model = RAVLT(**{k: v for k, v in new.items() if k != "type"})
         levels = [Level(model.embed_dims[i], STRIDES[i]) for i in model.out_indices]
@@ -119,20 +122,16 @@ def _import_changes(cfg: Config) -> list[Change]:
 
 
 def _replacement(
-    site: Site, old: Backbone, arch, attn_types, pretrained, warnings: list[str]
+    cfg: Mapping, out_indices: tuple[int, ...], arch, attn_types, pretrained
 ) -> dict:
     """The config of RAVLT, with the settings of the old backbone that still apply."""
-    cfg = site.backbone
-    stages = match_stages(old.levels, site.kind)
-    warnings += stride_warnings(old.levels, stages, site.kind)
-    stages = tuple(stages[i] for i in used_levels(site, len(old.levels)))
     new = dict(type="RAVLT", arch=arch)
     if attn_types is not None:
         new["attn_types"] = attn_types
     if cfg.get("in_channels", 3) != 3:
         new["in_channels"] = cfg["in_channels"]
-    if stages != tuple(range(len(STRIDES))):
-        new["out_indices"] = stages
+    if out_indices != tuple(range(len(STRIDES))):
+        new["out_indices"] = out_indices
     if "SyncBN" in str((cfg.get("norm_cfg") or {}).get("type")):
         new["norm_cfg"] = dict(type="SyncBN")
     if pretrained is not None:
@@ -156,11 +155,10 @@ def _refuse_shared_parts(site: Site) -> None:
             f"{dotted(site.path)}.backbone is SSDVGG, whose last layers are the first "
             f"of SSD's head; choose ssdlite or RetinaNet."
         )
-    necks = site.owner.get("neck") or {}
-    for neck in necks if isinstance(necks, list | tuple) else [necks]:
+    for neck, path in site.necks():
         if "rfp_backbone" in neck:
             raise RAVLTError(
-                f"{dotted(site.path)}.neck ({neck['type']}) runs copies of the old "
+                f"{dotted(path)} ({neck['type']}) runs copies of the old "
                 f"backbone on its own output, which RAVLT cannot take; choose the "
                 f"config of the same method with an FPN."
             )
