@@ -5,12 +5,13 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test lint benchmark zoo
+.PHONY: env quickstart test test-slow lint benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
 	@echo "make test         set up and run the tests"
+	@echo "make test-slow    faults in many trials, and hours of load (docs/reliability.md)"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
@@ -27,6 +28,9 @@ quickstart: env
 
 test: env
 	$(VENV)/bin/python -m pytest
+
+test-slow: env
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: env
 	$(VENV)/bin/ruff check .
