@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from ravlt.errors import RAVLTError
 
 NUM_STAGES = 4
+# An attention is a name, or a dict with options; one, or one a stage, or one a block.
+AttnType = str | Mapping
+AttnTypes = AttnType | Sequence[AttnType | Sequence[AttnType]]
 
 # The released variants (paper, Table 1; drop path and layer scale as released), and
 # a test-sized one that runs in milliseconds.
@@ -120,7 +123,7 @@ def per_block(key: str, values: Sequence, depths: Sequence[int]) -> tuple[tuple,
 
     Args:
         key: Name for messages.
-        values: Of each stage, one name for all of its blocks, or one for each.
+        values: Of each stage, one (no list) for all of its blocks, or one for each.
         depths: Blocks of each stage.
 
     Raises:
@@ -128,11 +131,12 @@ def per_block(key: str, values: Sequence, depths: Sequence[int]) -> tuple[tuple,
     """
     blocks = []
     for stage, (value, depth) in enumerate(zip(values, depths, strict=True)):
-        value = (value,) * depth if isinstance(value, str) else tuple(value)
+        one = isinstance(value, str | Mapping)
+        value = (value,) * depth if one else tuple(value)
         if len(value) != depth:
             raise RAVLTError(
                 f"{key}[{stage}] has {len(value)} entries, but the stage has {depth} "
-                f"blocks; give one name, or {depth}."
+                f"blocks; give one attention, or {depth}."
             )
         blocks.append(value)
     return tuple(blocks)

@@ -8,7 +8,7 @@ import torch.utils.checkpoint as cp
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .attention import Attention
+from .attention import build_attention
 from .attention.rope import RoPE
 from .depthwise import DepthwiseConv
 from .layers import ChannelLayerNorm, Downsample, PointwiseConv
@@ -69,7 +69,7 @@ class Block(nn.Module):
     Args:
         dim: Channels, C.
         num_heads: Number of heads.
-        attn_type: Name of the attention core.
+        attn_type: Its attention, see :func:`.attention.build_attention`.
         mlp_ratio: Hidden channels of the feed-forward network over C.
         drop_path: Probability of skipping a residual branch of a sample.
         layer_scale_init: First value of the layer scales.
@@ -79,7 +79,7 @@ class Block(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        attn_type: str,
+        attn_type: str | Mapping,
         mlp_ratio: float,
         drop_path: float,
         layer_scale_init: float,
@@ -87,7 +87,7 @@ class Block(nn.Module):
         super().__init__()
         self.pos = DepthwiseConv(dim, 3)
         self.norm1 = ChannelLayerNorm(dim)
-        self.attn = Attention(dim, num_heads, attn_type)
+        self.attn = build_attention(attn_type, dim, num_heads)
         self.norm2 = ChannelLayerNorm(dim)
         self.ffn = ConvFFN(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path)
@@ -150,7 +150,7 @@ class Stage(nn.Module):
     Args:
         dim: Channels, C.
         num_heads: Number of heads.
-        attn_types: Name of the attention core of each block; their number is the depth.
+        attn_types: Attention of each block; their number is the depth.
         mlp_ratio: Hidden channels of the feed-forward networks over C.
         drop_paths: Skipping probability of each block.
         layer_scale_init: First value of the layer scales.
@@ -163,7 +163,7 @@ class Stage(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        attn_types: Sequence[str],
+        attn_types: Sequence[str | Mapping],
         mlp_ratio: float,
         drop_paths: Sequence[float],
         layer_scale_init: float,
@@ -209,4 +209,4 @@ class Stage(nn.Module):
             self.downsample.switch_to_deploy()
 
     def extra_repr(self) -> str:
-        return f"attention={', '.join(self.attn_types)}"
+        return f"attention={', '.join(map(str, self.attn_types))}"

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ravlt.checkpoint import RELEASED_ATTN_TYPES, backbone_state_dict
 from ravlt.errors import RAVLTError
 
-from .archs import NUM_STAGES
+from .archs import NUM_STAGES, AttnTypes
 from .depthwise import to_image
 from .layers import PointwiseConv, fold_batch_norm
 from .trunk import Trunk, init_convolution
@@ -48,7 +48,7 @@ class RAVLTClassifier(Trunk):
     def __init__(
         self,
         arch: str | Mapping,
-        attn_types: str | Sequence[str | Sequence[str]] = RELEASED_ATTN_TYPES,
+        attn_types: AttnTypes = RELEASED_ATTN_TYPES,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",

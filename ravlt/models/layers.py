@@ -53,13 +53,13 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
 class PointwiseConv(nn.Conv2d):
     """A 1 x 1 convolution of (..., C) tokens, as a matrix product."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(1)
         half = self.weight.dtype != torch.float32 or under_cpu_autocast()
-        if x.device.type == "cpu" and not half:
+        if self.bias is not None and x.device.type == "cpu" and not half:
             # Given a bias, the CPU's product first copies it to every row, which
             # takes three times as long as adding it in place.
             return F.linear(x, weight).add_(self.bias)
@@ -81,7 +81,8 @@ class PointwiseConv(nn.Conv2d):
     def fold_scale(self, scale: Tensor) -> None:
         """Takes over a scale of each output channel and leaves ones in its place."""
         self.weight.mul_(scale.view(-1, 1, 1, 1))
-        self.bias.mul_(scale.flatten())
+        if self.bias is not None:
+            self.bias.mul_(scale.flatten())
         nn.init.ones_(scale)
 
 

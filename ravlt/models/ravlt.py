@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ravlt.checkpoint import RELEASED_ATTN_TYPES, load_pretrained
 from ravlt.errors import RAVLTError
 
-from .archs import NUM_STAGES
+from .archs import NUM_STAGES, AttnTypes
 from .layers import ChannelLayerNorm, to_maps
 from .trunk import Trunk, init_convolution
 
@@ -28,8 +28,9 @@ class RAVLT(Trunk):
         arch: ``'t'``, ``'s'``, ``'b'``, ``'l'``, ``'test'``, or a dict (see
             :func:`ravlt.models.archs.resolve_arch`).
         attn_types: Attention of each stage, by a name of
-            :data:`ravlt.models.attention.CORES`; one name stands for all four, and in
-            place of a stage's name there may be one for each of its blocks.
+            :data:`ravlt.models.attention.CORES` or a dict with options (see
+            :func:`ravlt.models.attention.build_attention`); one stands for all four,
+            and in place of a stage's one there may be one for each of its blocks.
         in_channels: Channels of the image.
         out_indices: Stages whose output is returned, 0 to 3, at strides 4 to 32;
             stages after the last of them are not built.
@@ -61,7 +62,7 @@ class RAVLT(Trunk):
     def __init__(
         self,
         arch: str | Mapping,
-        attn_types: str | Sequence[str | Sequence[str]] = RELEASED_ATTN_TYPES,
+        attn_types: AttnTypes = RELEASED_ATTN_TYPES,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float | None = None,

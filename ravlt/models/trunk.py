@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ravlt.checkpoint import warn_attn_types
 from ravlt.errors import RAVLTError
 
-from .archs import per_block, per_stage, resolve_arch
+from .archs import AttnTypes, per_block, per_stage, resolve_arch
+from .attention import plain_spec
 from .blocks import Stage
 from .layers import Stem
 from .tiling import workspace_for
@@ -36,7 +37,7 @@ class Trunk(BaseModule):
     def __init__(
         self,
         arch: str | Mapping,
-        attn_types: str | Sequence[str | Sequence[str]],
+        attn_types: AttnTypes,
         in_channels: int,
         num_stages: int,
         drop_path_rate: float | None,
@@ -55,9 +56,15 @@ class Trunk(BaseModule):
         layer_scale_init = per_stage("layer_scale_init", layer_scale_init)
         self.arch = arch if isinstance(arch, str) else dict(arch)
         attn_types = per_stage("attn_types", attn_types)
-        names = per_block("attn_types", attn_types, settings["depths"])
-        # As short as it can be said: a stage of one mechanism by its name.
-        self.attn_types = tuple(n[0] if len(set(n)) == 1 else n for n in names)
+        specs = [
+            tuple(map(plain_spec, stage))
+            for stage in per_block("attn_types", attn_types, settings["depths"])
+        ]
+        # As short as it can be said: a stage of one mechanism by that.
+        self.attn_types = tuple(
+            stage[0] if all(spec == stage[0] for spec in stage) else stage
+            for stage in specs
+        )
         self.embed_dims = settings["embed_dims"]
         self.tile = _check_tile(tile)
         self.deployed = False
@@ -70,7 +77,7 @@ class Trunk(BaseModule):
             Stage(
                 dims[i],
                 settings["num_heads"][i],
-                names[i],
+                specs[i],
                 settings["mlp_ratio"],
                 rates[sum(depths[:i]) : sum(depths[: i + 1])],
                 layer_scale_init[i],

@@ -167,7 +167,7 @@ def gates(core, x: Tensor) -> Tensor:
     up, down = core.gate_up.weight.double(), core.gate_down.weight.double()
     logits = x.flatten(1, 2) @ down.T @ up.T + core.gate_up.bias.double()
     a = (1 / (1 + (-logits).exp())) ** (1 / 16)
-    a = a.unflatten(-1, (-1, core.num_heads, core.dim // core.num_heads))
+    a = a.unflatten(-1, (len(directions(core.scan, (1, 1))), core.num_heads, -1))
     return a.permute(2, 0, 3, 1, 4)
 
 

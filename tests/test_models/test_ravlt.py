@@ -7,9 +7,11 @@ import pickle
 import pytest
 import torch
 from backbones import build, images
+from mmengine.config import ConfigDict
 from torch import nn
 
 import ravlt
+from ravlt.checkpoint import read_checkpoint
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS, resolve_arch
 from ravlt.models.attention import CORES
@@ -92,8 +94,58 @@ def test_attention_of_each_block():
     with pytest.raises(RAVLTError) as error:
         ravlt.RAVLT(arch, ("rala", ("diag", "norm", "norm"), "rala", "rala"))
     assert str(error.value) == (
-        "attn_types[1] has 3 entries, but the stage has 2 blocks; give one name, or 2."
+        "attn_types[1] has 3 entries, but the stage has 2 blocks; give one attention, "
+        "or 2."
     )
+
+
+def test_options_of_an_attention(tmp_path):
+    """In a config, and in what a checkpoint remembers: plain dicts, read safely."""
+    raster = ConfigDict(type="cosformer", layout="raster")
+    paper = dict(type="softmax", profile="paper")
+    attn_types = (raster, paper, ("rala", dict(type="rala")), dict(type="gla"))
+    model = build(attn_types=attn_types)
+    assert model.layers[0].blocks[0].attn.core.layout == "raster"
+    assert not model.layers[1].blocks[0].attn.core.rope
+    expected = (dict(raster), paper, "rala", "gla")
+    assert model.attn_types == expected
+    assert all(type(a) in (dict, str) for a in model.attn_types)
+    torch.save(model.state_dict(), tmp_path / "options.pth")
+    found = read_checkpoint(tmp_path / "options.pth")
+    assert found._metadata[""]["attn_types"] == expected
+    build(attn_types=attn_types).load_state_dict(found)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nothing", "attn_types names the unknown attention 'nothing'; use ["),
+        (dict(layout="raster"), "attn_types names the unknown attention 'None'; use ["),
+        (
+            dict(type="cosformer", layout="spiral"),
+            "layout='spiral' is unknown; use one of ('product', 'raster').",
+        ),
+        (
+            dict(type="cosformer", scan="bidir"),
+            "attn_types gives CosFormerCore the unknown options ['scan']; it has "
+            "['layout'].",
+        ),
+        (
+            dict(type="gla", profile="paper", layout="raster"),
+            "attn_types gives NarrowGLACore the unknown options ['layout']; it has "
+            "['scan'].",
+        ),
+        (
+            dict(type="rala", profile="papers"),
+            "attn_types has the unknown profile='papers'; use one of ('shell', "
+            "'paper').",
+        ),
+    ],
+)
+def test_unknown_options(spec, message):
+    with pytest.raises(RAVLTError) as error:
+        build(attn_types=spec)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

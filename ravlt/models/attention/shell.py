@@ -1,6 +1,6 @@
 """The shell around every attention core: projections, local term, output gate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from ..depthwise import DepthwiseConv
 from ..layers import PointwiseConv
 from ..tiling import Region, Workspace, grid_tiles, row_tiles
 from .cores import build_core
+from .heads import join_heads, split_heads
 
 
 class Attention(nn.Module):
@@ -20,16 +21,16 @@ class Attention(nn.Module):
     Args:
         dim: Channels, C.
         num_heads: Number of heads.
-        attn_type: Name of the core.
+        core: Name of the core, or a dict with its name (``type``) and options.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_type: str) -> None:
+    def __init__(self, dim: int, num_heads: int, core: str | Mapping) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkvo = PointwiseConv(dim, 4 * dim)
         self.lepe = DepthwiseConv(dim, 5)
         self.proj = PointwiseConv(dim, dim)
-        self.core = build_core(attn_type, dim, num_heads)
+        self.core = build_core(core, dim, num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes the tokens of a grid.
@@ -42,9 +43,9 @@ class Attention(nn.Module):
         """
         hw = (x.shape[1], x.shape[2])
         q, k, v, gate = self.qkvo(x).chunk(4, dim=-1)
-        heads = (self._split_heads(t) for t in (q, k, v))
+        heads = (split_heads(t, self.num_heads) for t in (q, k, v))
         y = self.core(*heads, hw, *((x,) if self.core.needs_input else ()))
-        y = y.transpose(1, 2).reshape(v.shape)
+        y = join_heads(y, hw)
         return self.proj((y + self.lepe(v)) * gate)
 
     def tiles(
@@ -64,9 +65,8 @@ class Attention(nn.Module):
         """
         hw = (x.shape[1], x.shape[2])
         q, k, v, gate, *normed = self._project(x, norm, workspace)
-        heads = (self._split_heads(t) for t in (q, k, v))
-        y = self.core.mix_(*heads, hw, workspace.side, *normed)
-        y = y.transpose(1, 2).reshape(x.shape)
+        heads = (split_heads(t, self.num_heads) for t in (q, k, v))
+        y = join_heads(self.core.mix_(*heads, hw, workspace.side, *normed), hw)
         for tile, outer, inner in grid_tiles(*hw, workspace.side, halo=2):
             local = self.lepe(v[outer])[inner]
             yield tile, self.proj((y[tile].to(v.dtype) + local).mul_(gate[tile]))
@@ -101,7 +101,3 @@ class Attention(nn.Module):
         if not self.core.needs_input:
             self.qkvo.fold_norm(norm)
         self.core.switch_to_deploy()
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, heads, H * W, d), a view."""
-        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -60,7 +60,8 @@ class AttentionCore(nn.Module):
 
         Returns:
             A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``; times
-            ``core.gain``, (d,), for a core that ends with a gain of each channel.
+            ``core.gain``, (d,), for a core that ends with a gain of each channel; with
+            ``core.values(v, hw)`` in place of v, for one that moves values before.
         """
 
     def mix_(

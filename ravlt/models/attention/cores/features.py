@@ -43,12 +43,17 @@ class FeatureMapCore(AttentionCore):
         """Keeps <phi(q_i), m> from zero; of shape (B, heads, N, 1)."""
         return mean + 1e-6
 
+    def values(self, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Gives what :meth:`dense` multiplies; of the shape of ``v``, most often it."""
+        return v
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             v = at_least_float32(v)
             q, k, denominator = self._prepare(q, k, v, hw)
-            y = (q @ (k.transpose(-2, -1) @ v)) / denominator
+            buffer = k.transpose(-2, -1) @ self.values(v, hw)
+            y = (q @ buffer) / denominator
         return y.to(dtype)
 
     def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
@@ -66,7 +71,7 @@ class FeatureMapCore(AttentionCore):
         with autocast_off(q):
             v = at_least_float32(v)
             _, k, _ = self._prepare(q, k, v, hw)
-            return k.transpose(-2, -1) @ v
+            return k.transpose(-2, -1) @ self.values(v, hw)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..shift import spatial_shift
 from .features import FeatureMapCore
 
 
@@ -16,10 +17,13 @@ class FixationCore(FeatureMapCore):
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
+        shift: Whether keys and values first take channels from neighbours, see
+            :func:`..shift.spatial_shift`; :meth:`dense` multiplies the moved values.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, shift: bool = False) -> None:
         super().__init__(dim, num_heads)
+        self.shift = shift
         head_dim = dim // num_heads
         self.gate_q = nn.Linear(3 * head_dim, head_dim)
         self.gate_k = nn.Linear(3 * head_dim, head_dim)
@@ -30,10 +34,16 @@ class FixationCore(FeatureMapCore):
     def features(
         self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
+        v = self.values(v, hw)
+        if self.shift:
+            k = spatial_shift(k, hw)
         offset = q.shape[-1] ** -0.5
         q, k = q.relu() + offset, k.relu() + offset
         context = torch.cat((q, k, v), dim=-1)
         return _gate(self.gate_q, context) * q, _gate(self.gate_k, context) * k
+
+    def values(self, v: Tensor, hw: tuple[int, int]) -> Tensor:
+        return spatial_shift(v, hw) if self.shift else v
 
 
 def _gate(layer: nn.Linear, context: Tensor) -> Tensor:

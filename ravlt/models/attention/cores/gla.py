@@ -40,6 +40,7 @@ class GLACore(AttentionCore):
 
     Attributes:
         gain: Of each channel of a head, after the norm, (d,).
+        key_share: Channels of queries and keys over those of values.
 
     Raises:
         RAVLTError: If the scan is unknown.
@@ -49,6 +50,7 @@ class GLACore(AttentionCore):
     nonneg = False
     linear_in_N = True
     needs_input = True
+    key_share = 1.0
 
     def __init__(self, dim: int, num_heads: int, scan: str = "bidir") -> None:
         super().__init__(dim, num_heads)
@@ -56,7 +58,7 @@ class GLACore(AttentionCore):
             raise RAVLTError(f"scan='{scan}' is unknown; use one of {tuple(SCANS)}.")
         self.scan = scan
         self.gate_down = nn.Linear(dim, _RANK, bias=False)
-        self.gate_up = nn.Linear(_RANK, SCANS[scan] * dim)
+        self.gate_up = nn.Linear(_RANK, SCANS[scan] * int(self.key_share * dim))
         self.gain = nn.Parameter(torch.ones(dim // num_heads))
         for layer in (self.gate_down, self.gate_up):
             nn.init.xavier_uniform_(layer.weight, gain=2**-2.5)
@@ -74,7 +76,7 @@ class GLACore(AttentionCore):
                 line = (_lined_up(t, hw, direction) for t in (q, k, v, g))
                 y = y + _put_back(_scan(*line), hw, direction)
             y = y / len(gates)
-            y = y * _norm(y) * self.gain.to(y.dtype)
+            y = y * rms_factor(y) * self.gain.to(y.dtype)
         return y.to(dtype)
 
     def dense(
@@ -89,17 +91,18 @@ class GLACore(AttentionCore):
                 a = _put_back(a, hw, direction).transpose(2, 3)
                 scores = scores + _put_back(a, hw, direction).transpose(2, 3)
             scores = scores / len(gates)
-            return scores * _norm(scores @ v)
+            return scores * rms_factor(scores @ v)
 
     def _log_gates(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Gives log a of each direction, (B, heads, N, d), from x of (B, H, W, C)."""
+        """Gives log a of each direction, of the keys' shape, from x of (B, H, W, C)."""
         down, up, bias = (
             p.to(x.dtype)
             for p in (self.gate_down.weight, self.gate_up.weight, self.gate_up.bias)
         )
         logits = F.linear(F.linear(x, down), up, bias)
         gates = F.logsigmoid(logits) / _SHARPNESS
-        gates = gates.flatten(1, 2).unflatten(-1, (-1, self.num_heads, len(self.gain)))
+        shape = (SCANS[self.scan], self.num_heads, -1)
+        gates = gates.flatten(1, 2).unflatten(-1, shape)
         return gates.permute(2, 0, 3, 1, 4).unbind()
 
 
@@ -108,8 +111,8 @@ def _scaled(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return q * q.shape[-1] ** -0.5, k, v
 
 
-def _norm(y: Tensor) -> Tensor:
-    """One over the root of the mean square of each token's head, (B, heads, N, 1)."""
+def rms_factor(y: Tensor) -> Tensor:
+    """One over the root of the mean square of the last dimension, (..., 1)."""
     return (y.square().mean(-1, keepdim=True) + _EPS).rsqrt()
 
 
@@ -142,11 +145,11 @@ def _scan(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
     Args:
         q: Scaled queries, (B, heads, N, d).
         k: Keys of the same shape.
-        v: Values of the same shape.
-        g: Logarithms of the gates, of the same shape; none is positive.
+        v: Values of shape (B, heads, N, any).
+        g: Logarithms of the gates, of the shape of keys; none is positive.
 
     Returns:
-        A tensor of the same shape.
+        A tensor of the shape of ``v``.
     """
     tokens = q.shape[2]
     q, k, v, g = (_runs(t, _CHUNK) for t in (q, k, v, g))
@@ -220,7 +223,7 @@ def _states_before(g: Tensor, states: Tensor) -> Tensor:
 
     Args:
         g: Logarithms of what a chunk leaves of earlier states, (B, heads, M, d).
-        states: What a chunk adds, S, (B, heads, M, d, d).
+        states: What a chunk adds, S, (B, heads, M, d, any).
 
     Returns:
         P of the shape of ``states``.

@@ -1,4 +1,4 @@
-"""Softmax attention with rotary positions: what the released stages 3 and 4 use."""
+"""Softmax attention; with rotary positions it is what released stages 3 and 4 use."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,19 +17,27 @@ class SoftmaxCore(AttentionCore):
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
+        rope: Whether to rotate queries and keys.
     """
 
     row_stochastic = True
     nonneg = True
     linear_in_N = False
 
+    def __init__(self, dim: int, num_heads: int, rope: bool = True) -> None:
+        super().__init__(dim, num_heads)
+        self.rope = rope
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
-        q, k = _rotate_pair(q, k, hw)
+        if self.rope:
+            q, k = _rotate_pair(q, k, hw)
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
-            q, k = _rotate_pair(q, k, hw)
+            q, k = at_least_float32(q), at_least_float32(k)
+            if self.rope:
+                q, k = rotate(q, hw), rotate(k, hw)
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
 
 

@@ -1,0 +1,234 @@
+"""Layers with each paper's own auxiliaries, against their formulas in float64."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from backbones import build, error, images, randomize
+from core_twins import TWINS, products, rms, short_long
+from torch import Tensor
+
+from ravlt.models.attention import CORES, build_attention
+from ravlt.models.layers import ChannelLayerNorm
+from ravlt.models.tiling import Workspace
+
+C, HEADS = 32, 2
+NAMES = sorted(set(CORES) - {"rala"})
+GRID = (14, 14)  # that of FLatten's table: nothing is resized
+
+
+def paper(name: str, **options) -> torch.nn.Module:
+    spec = dict(type=name, profile="paper", **options)
+    return randomize(build_attention(spec, C, HEADS)).double().eval()
+
+
+def linear(layer, x: Tensor) -> Tensor:
+    y = x @ layer.weight.flatten(1).T
+    return y if layer.bias is None else y + layer.bias
+
+
+def heads(x: Tensor, count: int = HEADS) -> Tensor:
+    b, h, w, c = x.shape
+    return x.reshape(b, h * w, count, c // count).permute(0, 2, 1, 3)
+
+
+def joined(y: Tensor, hw: tuple[int, int]) -> Tensor:
+    b, h, n, d = y.shape
+    return y.permute(0, 2, 1, 3).reshape(b, *hw, h * d)
+
+
+def taps(x: Tensor, kernel: Tensor) -> Tensor:
+    """A depthwise convolution, zero-padded, one tap at a time; kernel (C, 1, k, k)."""
+    size = kernel.shape[-1]
+    reach = size // 2
+    height, width = x.shape[1:3]
+    padded = x.new_zeros(len(x), height + 2 * reach, width + 2 * reach, x.shape[3])
+    padded[:, reach : reach + height, reach : reach + width] = x
+    return sum(
+        padded[:, i : i + height, j : j + width] * kernel[:, 0, i, j]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + (-x).exp())
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * sigmoid(x)
+
+
+def plain(layer, name: str, x: Tensor, k_more=0.0, local=lambda v: 0.0) -> Tensor:
+    hw = x.shape[1:3]
+    q, k, v = linear(layer.qkv, x).chunk(3, -1)
+    parts = heads(q), heads(k + k_more), heads(v)
+    if name == "softmax":  # the twin of the shell's core rotates
+        a = products(*parts[:2]) / math.sqrt(parts[0].shape[-1])
+        a = a.exp() / a.exp().sum(-1, keepdim=True)
+    else:
+        a = TWINS[name](layer.core, *parts, hw)
+    return linear(layer.proj, joined(a @ parts[2], hw) + local(v))
+
+
+def focused(layer, name: str, x: Tensor) -> Tensor:
+    table = layer.positions.permute(0, 2, 3, 1)
+    kernel = layer.dwc.weight.repeat(HEADS, 1, 1, 1)
+    bias = layer.dwc.bias.repeat(HEADS)
+    return plain(layer, name, x, table, lambda v: taps(v, kernel) + bias)
+
+
+def vicinity(layer, name: str, x: Tensor) -> Tensor:
+    first, second = layer.preserve[0], layer.preserve[2]
+    pooled = x.flatten(1, 2).mean(1)
+    s = sigmoid(linear(second, linear(first, pooled).clamp(min=0)))
+    return plain(layer, name, x) * (1 + s[:, None, None])
+
+
+def gla(layer, name: str, x: Tensor) -> Tensor:
+    hw = x.shape[1:3]
+    local = taps(x, layer.local.weight)
+    q, k, v = linear(layer.qkv, local).split((C // 2, C // 2, C), -1)
+    parts = heads(q), heads(k), heads(v)
+    y = TWINS["gla"](layer.core, *parts, hw, local) @ parts[2] * layer.core.gain
+    norm = heads(local)
+    norm = norm / (norm.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    share = sigmoid(linear(layer.mixing, local))
+    mixed = joined(y, hw) * share + joined(norm * layer.local_gain, hw) * (1 - share)
+    return linear(layer.proj, mixed)
+
+
+def chela(layer, name: str, x: Tensor) -> Tensor:
+    hw = x.shape[1:3]
+    u = silu(short_long(layer.conv, x))
+    z = silu(linear(layer.z, u))
+    q = heads(z * layer.scale_q + layer.shift_q)
+    k = heads(z * layer.scale_k + layer.shift_k)
+    v = heads(silu(linear(layer.v, x)))
+    y = TWINS["norm"](layer.core, q, k, v, hw) @ v
+    torch.testing.assert_close(rms(y), torch.ones_like(rms(y)))
+    return linear(layer.proj, joined(y, hw) * silu(linear(layer.gate, u)))
+
+
+LAYERS = dict(focused=focused, vicinity=vicinity, gla=gla, chela=chela)
+
+
+def twin(layer, name: str, x: Tensor) -> Tensor:
+    return LAYERS.get(name, plain)(layer, name, x)
+
+
+def tokens(*hw: int) -> Tensor:
+    return images(2, *hw, C).double().requires_grad_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_is_its_formula(name):
+    layer, x = paper(name), tokens(*GRID)
+    got, expected = layer(x), twin(layer, name, x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    weights = torch.randn_like(got)
+    wanted = [x, *layer.parameters()]
+    grads = [torch.autograd.grad((y * weights).sum(), wanted) for y in (got, expected)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+        assert b.abs().max() > 0
+
+
+@pytest.mark.parametrize("hw", [(5, 9), (1, 6), (6, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_other_grids(name, hw):
+    """A table of positions that is constant stays that, whatever its size."""
+    layer, x = paper(name), tokens(*hw)
+    if name == "focused":
+        layer.positions.data[:] = layer.positions.data[..., :1, :1]
+        table = layer.positions[:, :, :1, :1].permute(0, 2, 3, 1)
+        local = taps(
+            linear(layer.qkv, x).chunk(3, -1)[2],
+            layer.dwc.weight.repeat(HEADS, 1, 1, 1),
+        )
+        bias = layer.dwc.bias.repeat(HEADS)
+        expected = plain(layer, name, x, table, lambda v: local + bias)
+    else:
+        expected = twin(layer, name, x)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10)
+
+
+def test_positions_are_resized():
+    """Bicubic, as OpenCV does it."""
+    layer = paper("focused")
+    table = layer.positions.detach().permute(0, 2, 3, 1)
+    assert layer._resized(GRID).equal(table)
+    expected = cv2.resize(table[0].numpy(), (30, 20), interpolation=cv2.INTER_CUBIC)
+    got = layer._resized((20, 30))[0].detach().numpy()
+    assert np.abs(got - expected).max() < 1e-5  # OpenCV weighs in float32
+
+
+D = C // HEADS
+COUNTS = {
+    "focused": 4 * C**2 + 4 * C + C + 14 * 14 * C + 26 * D,
+    "vicinity": 3 * (C**2 + C) // 2 + C**2 // 2 + C + 2 * C**2,
+    "gla": 4 * C**2 + C + 9 * C + 2 * D + (16 * C + 17 * C),
+    "chela": 178 * C + 4 * C + 4 * (C**2 + C) + 4 * C,
+    "hedgehog": 4 * C**2 + 4 * C + 2 * HEADS * (D**2 + D),
+    "fixation": 4 * C**2 + 4 * C + 2 * (3 * D**2 + D),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters(name):
+    count = sum(p.numel() for p in paper(name).parameters())
+    assert count == COUNTS.get(name, 4 * C**2 + 4 * C)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", ["zero", "negative", "large", "constant"])
+def test_finite_in_half_precision(name, case):
+    layer = paper(name).float().train()
+    x = images(2, 9, 10, C)
+    x = {"zero": 0 * x, "negative": -x.abs(), "large": 1e4 * x, "constant": 0 * x + 3}[
+        case
+    ].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        (y.float() / 1e4).square().mean().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_and_folds_change_nothing(name):
+    layer = paper(name).float()
+    norm, x = randomize(ChannelLayerNorm(C)), images(2, 9, 10, C)
+    with torch.no_grad():
+        expected = layer(norm(x))
+        layer.switch_to_deploy(norm.norm)
+        whole = torch.empty_like(x)
+        for tile, part in layer.tiles(x, norm, Workspace(x, 4)):
+            whole[tile] = part
+    assert error(whole, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_network(name):
+    """All parameters learn; folded it gives the same."""
+    model = build(attn_types=dict(type=name, profile="paper")).train()
+    x = images(2, 3, 64, 96)
+    sum(y.square().mul(y).sum() for y in model(x)).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0, key
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+        after = model.switch_to_deploy()(x)
+    for a, b in zip(after, before, strict=True):
+        assert error(a, b) < 1e-4
+
+
+def test_ralas_paper_is_the_shell():
+    layer = build_attention(dict(type="rala", profile="paper"), C, HEADS)
+    assert (
+        layer.state_dict().keys()
+        == build_attention("rala", C, HEADS).state_dict().keys()
+    )
