@@ -1,0 +1,105 @@
+"""Load: hours of training and evaluation, thousands of images. SOAK_MINUTES=120."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from running import DET, ENV, ROOT, SEG, as_line, small
+from watching import Watch, descendants
+
+from ravlt.models.attention.rope import rotary_table
+
+MINUTES = float(os.environ.get("SOAK_MINUTES", 120))
+IMAGES = 10_000
+ENDLESS = {
+    "train_cfg.max_iters": 10**7,
+    "train_cfg.val_interval": 50,
+    "train_dataloader.num_workers": 2,
+    "train_dataloader.persistent_workers": True,
+    "val_dataloader.num_workers": 1,
+    "val_dataloader.persistent_workers": False,
+    "default_hooks.checkpoint.interval": 50,
+    "default_hooks.logger.interval": 50,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [DET, SEG], ids=["detector", "segmentor"])
+def test_training_and_evaluation_for_hours(tmp_path, shapes, config):
+    """Memory stays, and so do files and processes; Ctrl-C ends all of them."""
+    line = [sys.executable, ROOT / "tools/train.py", config, "--work-dir", "work"]
+    line += ["--data-root", shapes, *as_line(small(config) | ENDLESS)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            list(map(str, line)), cwd=tmp_path, env=ENV, stdout=log, stderr=log
+        )
+        watch = Watch(process.pid)
+        end = time.monotonic() + MINUTES * 60 / 2  # both configs together
+        while time.monotonic() < end and process.poll() is None:
+            time.sleep(5)
+            watch.sample()
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        family = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+    evaluations = (tmp_path / "log").read_text().count("Iter(val)")
+    report(config.stem, watch, evaluations=evaluations)
+    assert evaluations > 3
+    assert not [pid for pid in family if is_alive(pid)]
+    assert watch.slope() * watch.hours() < 50  # MB; allocators move by as much
+    # A validation loader's worker comes and goes.
+    assert max(watch.processes) <= 5
+    assert max(watch.files[-20:]) <= max(watch.files[: len(watch.files) // 4]) + 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_of_random_sizes(shapes):
+    """A server's loop: tables of positions are bounded, and memory is flat."""
+    from mmengine.config import Config
+    from mmseg.apis import inference_model, init_model
+
+    cfg = Config.fromfile(SEG)
+    cfg.merge_from_dict({"model.backbone.arch": "test"})
+    cfg.model.neck.in_channels = [16, 32, 48, 64]
+    model = init_model(cfg, device="cpu")
+    draw = random.Random(0)
+    watch = Watch(os.getpid())
+    for i in range(IMAGES):
+        height, width = draw.randrange(16, 400), draw.randrange(16, 400)
+        inference_model(model, np.zeros((height, width, 3), np.uint8))
+        if i % 100 == 99:
+            watch.sample()
+    table = rotary_table.cache_info()
+    report("inference", watch, tables=table.currsize)
+    assert table.currsize <= table.maxsize == 128 and table.misses > 128
+    start = len(watch.memory) // 4
+    # Allocators keep what the largest image took: 50 MB in place of a slope.
+    assert max(watch.memory[start:]) - watch.memory[start] < 50e6
+    assert len(set(watch.files[start:])) == 1
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def report(name: str, watch: Watch, **more: int) -> None:
+    """Prints what docs/reliability.md says (pytest -s)."""
+    numbers = dict(
+        hours=round(watch.hours(), 2),
+        samples=len(watch.seconds),
+        megabytes=[round(watch.memory[i] / 1e6) for i in (len(watch.memory) // 4, -1)],
+        slope_mb_per_hour=round(watch.slope(), 2),
+        files=sorted(set(watch.files)),
+        processes=sorted(set(watch.processes)),
+    )
+    print(name, json.dumps(numbers | more))

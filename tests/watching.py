@@ -1,0 +1,62 @@
+"""Watches a process from outside: memory, open files, processes."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    children = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        children += [int(child) for child in task.read_text().split()]
+    return children + [p for child in children for p in descendants(child)]
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory in use, shared pages divided by those who share them."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"process {pid} shows no memory")
+
+
+@dataclass
+class Watch:
+    """Samples of a process and its descendants.
+
+    Args:
+        pid: The process.
+    """
+
+    pid: int
+    seconds: list[float] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    processes: list[int] = field(default_factory=list)
+
+    def sample(self) -> None:
+        """Looks once; where a process ends meanwhile, there is no sample."""
+        try:
+            family = [self.pid, *descendants(self.pid)]
+            memory = sum(resident(pid) for pid in family)
+            files = len(os.listdir(f"/proc/{self.pid}/fd"))
+        except (OSError, ValueError):
+            return
+        self.seconds.append(time.monotonic())
+        self.memory.append(memory)
+        self.files.append(files)
+        self.processes.append(len(family))
+
+    def hours(self) -> float:
+        """From the first quarter's end to the last sample."""
+        return (self.seconds[-1] - self.seconds[len(self.seconds) // 4]) / 3600
+
+    def slope(self) -> float:
+        """Growth of memory after the first quarter, in MB an hour, by least squares."""
+        start = len(self.seconds) // 4
+        hours = np.array(self.seconds[start:]) / 3600
+        return float(np.polyfit(hours, np.array(self.memory[start:]) / 1e6, 1)[0])
