@@ -1,14 +1,18 @@
 """Memory is linear in the tokens: no N x N tensor, and what a backward pass keeps."""
 
+import math
+
 import pytest
 import torch
 from backbones import build, images
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from ravlt.analysis.reference import ReferenceRAVLT
 from ravlt.analysis.timing import saved_bytes
-from ravlt.models.attention import CORES
+from ravlt.models.attention import CORES, build_core
 from ravlt.models.tiling import Workspace
 
 SETTINGS = {name: name for name in CORES} | {
@@ -67,6 +71,23 @@ def test_the_largest_tensor_of_the_network_grows_linearly(attn_types):
         for f in (1, 2)
     )
     assert large == 4 * small
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_products_of_a_core_grow_linearly(name):
+    """The slope of the time, without a clock: four times the tokens."""
+    core = build_core(name, 16, 2)
+
+    def flops(side: int) -> int:
+        q, k, v = images(3, 1, 2, side**2, 8)
+        x = [images(1, side, side, 16)] if core.needs_input else []
+        # The explicit form: the counter does not know the CPU's fused kernel.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            core(q, k, v, (side, side), *x)
+        return counter.get_total_flops()
+
+    slope = math.log(flops(64) / flops(32), 4)
+    assert slope == pytest.approx(1 if core.linear_in_N else 2, abs=0.01)
 
 
 def test_explicit_scores_would_be_seen():
