@@ -4,15 +4,14 @@ MMDetection's ``CocoDataset`` and MMSegmentation's ``ADE20KDataset`` layout shar
 images. ``file_name`` in the COCO files is relative to ``images/<split>/``.
 """
 
-import json
 import os
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ravlt.datasets.folder import check_counts, write_image, write_json, write_once
 from ravlt.datasets.shapes_render import OUTLINES, Instance, draw_scene
 from ravlt.errors import RAVLTError
 
@@ -27,7 +26,6 @@ PALETTE = (
     (170, 80, 200),
 )
 
-_MANIFEST = "shapes.json"
 # Raise it with any change to the pictures, or old copies pass for new ones.
 _VERSION = 2
 _MIN_SIDE = 64
@@ -71,37 +69,22 @@ def write_shapes(
         RAVLTError: If an argument is out of range, or the folder holds other files
             or a set with other arguments.
     """
-    root = Path(root)
     manifest = _manifest(num_train, num_val, size, seed)
-    if _holds(root, manifest):
-        return root
-    target = root.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A folder inside the temporary one, because the latter is closed to other users.
-    with tempfile.TemporaryDirectory(prefix=".shapes-", dir=target.parent) as scratch:
-        draft = Path(scratch) / "shapes"
+
+    def write(draft: Path) -> None:
         _write_split(draft, "training", 0, num_train, manifest)
         _write_split(draft, "validation", 1, num_val, manifest)
-        _write_json(draft / _MANIFEST, manifest)
-        # Looked at again, because another process may have been quicker.
-        if not _holds(root, manifest):
-            if target.exists():
-                target.rmdir()
-            draft.rename(target)
-    return root
+
+    return write_once(Path(root), "shapes", manifest, write)
 
 
 def _manifest(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> dict:
-    for name, count in (("num_train", num_train), ("num_val", num_val)):
-        if count < 1:
-            raise RAVLTError(f"{name} is {count}: ask for at least 1 image.")
+    check_counts(num_train, num_val, seed)
     if len(size) != 2 or min(size) < _MIN_SIDE:
         raise RAVLTError(
             f"size is {tuple(size)}: give a height and a width of at least "
             f"{_MIN_SIDE} pixels."
         )
-    if seed < 0:
-        raise RAVLTError(f"seed is {seed}: give an integer from 0.")
     return {
         "version": _VERSION,
         "seed": seed,
@@ -110,25 +93,6 @@ def _manifest(num_train: int, num_val: int, size: tuple[int, int], seed: int) ->
         "num_val": num_val,
         "classes": list(CLASSES),
     }
-
-
-def _holds(root: Path, manifest: dict) -> bool:
-    """Tells whether the set is there; raises if anything else is."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RAVLTError(
-            f"{root} holds something other than a shapes data set: choose another "
-            "folder or delete it."
-        ) from None
-    if found != manifest:
-        raise RAVLTError(
-            f"{root} holds a shapes data set made with other arguments (see "
-            f"{_MANIFEST} in it): choose another folder or delete it."
-        )
-    return True
 
 
 def _write_split(
@@ -144,12 +108,12 @@ def _write_split(
         image, instances = draw_scene(rng, (height, width))
         image_id = index + 1
         name = f"{image_id:06d}"
-        _write_image(
+        write_image(
             image_dir / f"{name}.jpg",
             cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
             [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY],
         )
-        _write_image(label_dir / f"{name}.png", _labels(instances, (height, width)), [])
+        write_image(label_dir / f"{name}.png", _labels(instances, (height, width)))
         images.append(
             {
                 "id": image_id,
@@ -160,7 +124,7 @@ def _write_split(
         )
         for instance in instances:
             annotations.append(_annotation(instance, len(annotations) + 1, image_id))
-    _write_json(
+    write_json(
         root / "annotations" / f"instances_{split}.json",
         {
             "info": {"description": f"RAVLT shapes, {split}", "version": str(_VERSION)},
@@ -214,12 +178,3 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [((c.reshape(-1) + 0.5) / 2).tolist() for c in contours]
-
-
-def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
-    _, data = cv2.imencode(path.suffix, image, options)
-    path.write_bytes(data.tobytes())
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
