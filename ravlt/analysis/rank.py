@@ -113,7 +113,7 @@ def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None
     if not layers:
         raise RAVLTError(
             f"{type(model).__name__} has no RAVLT attention layer, whose rank could be "
-            f"measured; give a model with a RAVLT backbone."
+            f"measured; give a model with a RAVLT backbone, without profile='paper'."
         )
     with contextlib.ExitStack() as stack:
         for name, layer in layers.items():
