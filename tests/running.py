@@ -90,6 +90,10 @@ class Run:
         self._process.start()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def out(self) -> str:
         return self._files[0].read_text()
 
@@ -117,7 +121,7 @@ class Run:
     def interrupt(self) -> int:
         """Does what Ctrl-C does; gives the exit status."""
         for _ in range(5):  # Python drops the exception if a finaliser is running
-            os.kill(self._process.pid, signal.SIGINT)
+            os.kill(self.pid, signal.SIGINT)
             self._process.join(10)
             if self._process.exitcode is not None:
                 break
