@@ -14,6 +14,7 @@ from ravlt.checkpoint import load_pretrained
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.models.attention import CORES, Attention
+from ravlt.models.attention.cores.base import AttentionCore
 
 from .rank import (
     TOLERANCES,
@@ -128,7 +129,7 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
         RAVLTError: If a file is no image.
     """
     attention = {
-        name: _NAMES.get(type(layer.core), type(layer.core).__name__)
+        name: name_of(layer.core)
         for name, layer in subject.backbone.named_modules()
         if isinstance(layer, Attention)
     }
@@ -144,12 +145,10 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
 
     with watch(subject.backbone, visit), torch.no_grad():
         for path in images:
-            image = _read(path)
+            image = read_image(path)
             for scale in SCALES:
                 current = tuple(max(round(scale * side), 1) for side in size)
-                pixels = np.array(image.resize(current[::-1], Image.BILINEAR))
-                batch = torch.from_numpy(pixels).permute(2, 0, 1)
-                subject.backbone(subject.prepare(batch))
+                subject.backbone(subject.prepare(to_pixels(image, current)))
     return Study(
         [
             dict(layer=name, attention=attention[name], **row)
@@ -164,13 +163,29 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
     )
 
 
-def _read(path: Path) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
+    """Reads an image as RGB.
+
+    Raises:
+        RAVLTError: If the file is no image.
+    """
     try:
         return Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise RAVLTError(
             f"'{path}' cannot be read as an image ({error}); remove or replace it."
         ) from error
+
+
+def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Stretches an RGB image to a height and width; (3, H, W), uint8."""
+    pixels = np.array(image.resize(size[::-1], Image.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def name_of(core: AttentionCore) -> str:
+    """Gives the name that a mechanism goes by."""
+    return _NAMES.get(type(core), type(core).__name__)
 
 
 def _normalise(pixels: Tensor) -> Tensor:

@@ -1,0 +1,244 @@
+"""What one token attends to: a row of an attention matrix, without the matrix.
+
+Shapes: B images, N = H W tokens, heads of d channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ravlt.errors import RAVLTError
+from ravlt.models import RAVLT
+from ravlt.models.attention import Attention, build_core
+from ravlt.models.attention.cores.base import AttentionCore
+from ravlt.models.attention.cores.features import FeatureMapCore
+from ravlt.models.precision import at_least_float32, autocast_off
+
+from .rank_study import Subject, name_of, to_pixels
+
+HEADS = ("mean", "max", "each")
+_STRIDE = 4  # of the first stage, in pixels
+
+
+def attention_row(core: AttentionCore, inputs: tuple, token: int) -> Tensor:
+    """Gives row i of ``core.dense``, A_ij for all j, in linear memory.
+
+    With a feature map it is <phi(q_i), phi(k_j)> over the denominator. Of any other
+    core it is a derivative: for u at token i, d<u, y_i> / dv_j = A_ij u. That holds for
+    one that ends with a norm, too, where u is orthogonal to y_i, along which lies all
+    that the norm changes.
+
+    Args:
+        core: The mechanism.
+        inputs: What it is called with: q, k and v of shape (B, heads, N, d), (H, W),
+            and whatever else it reads.
+        token: i, row by row.
+
+    Returns:
+        A tensor of shape (B, heads, N), float32 or wider.
+
+    Raises:
+        RAVLTError: If the core is not linear in v.
+    """
+    q, k, v, hw, *rest = inputs
+    q, k, v = (at_least_float32(t.detach()) for t in (q, k, v))
+    if getattr(core, "legacy_clamp", False):
+        raise RAVLTError(
+            "legacy_clamp=True is not a linear map of v, so that it has no rows; set "
+            "legacy_clamp=False."
+        )
+    if isinstance(core, FeatureMapCore):
+        with torch.no_grad(), autocast_off(q):
+            q, k = core.features(q, k, v, hw)
+            scores = (k @ q[:, :, token, :, None]).squeeze(-1) / k.shape[-2]
+            return scores / core.denominator(scores.sum(-1, keepdim=True))
+    with torch.enable_grad(), autocast_off(q):
+        v.requires_grad_()
+        y = core(q, k, v, hw, *rest)
+        at_token = y.detach()[:, :, token]
+        u = _orthogonal(at_token)
+        cotangent = torch.zeros_like(y)
+        cotangent[:, :, token] = u
+        (grad,) = torch.autograd.grad(y, v, cotangent)
+        u = (u * getattr(core, "gain", 1.0)).detach()
+        return (grad @ u[..., None]).squeeze(-1) / u.square().sum(-1, keepdim=True)
+
+
+def _orthogonal(y: Tensor) -> Tensor:
+    """The axis on which y is smallest, less what y has of it; of the shape of y."""
+    axis = y.abs().argmin(-1, keepdim=True)
+    length = y.square().sum(-1, keepdim=True)
+    along = torch.where(length > 0, y.gather(-1, axis) / length, 0.0)
+    return torch.zeros_like(y).scatter(-1, axis, 1.0) - along * y
+
+
+def token_at(
+    pixel: tuple[int, int],
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    stride: int,
+) -> tuple[int, int]:
+    """Finds the token over a pixel: the one whose square holds the pixel's centre.
+
+    Args:
+        pixel: Column and row of the pixel, from 0.
+        image_size: Width and height of the image that has it.
+        size: Height and width that the image is stretched to.
+        stride: Side of a token, in pixels of the stretched image.
+
+    Returns:
+        Row and column of the token.
+
+    Raises:
+        RAVLTError: If the image has no such pixel.
+    """
+    if not all(0 <= p < side for p, side in zip(pixel, image_size, strict=True)):
+        raise RAVLTError(
+            f"Pixel {pixel[0]} {pixel[1]} is outside of the image, which is "
+            f"{image_size[0]} wide and {image_size[1]} high; give column and row, from "
+            f"0."
+        )
+    col, row = (
+        (2 * p + 1) * stretched // (2 * side) // stride
+        for p, side, stretched in zip(pixel, image_size, size[::-1], strict=True)
+    )
+    return row, col
+
+
+@dataclass
+class Seen:
+    """What a token of a layer attends to.
+
+    Attributes:
+        attention: Name of the mechanism.
+        signed: Whether its weights may be negative.
+        weights: Its row of every head, (heads, H, W).
+        token: Row and column of the token.
+        cell: Height and width of a token, in pixels of the image.
+    """
+
+    attention: str
+    signed: bool
+    weights: Tensor
+    token: tuple[int, int]
+    cell: tuple[float, float]
+
+
+def look(
+    subject: Subject,
+    image: Image.Image,
+    size: tuple[int, int],
+    pixel: tuple[int, int],
+    stage: int,
+    block: int,
+) -> Seen:
+    """Runs the backbone on an image, and takes the row of one token of one layer.
+
+    Args:
+        subject: The backbone.
+        image: The image, RGB.
+        size: Height and width that it is stretched to.
+        pixel: Column and row of the pixel of the image that asks.
+        stage: Of the layer, from 1.
+        block: Of the layer in its stage, from 1.
+
+    Raises:
+        RAVLTError: If there is no such pixel or layer.
+    """
+    core = find_layer(subject.backbone, stage, block).core
+    stride = _STRIDE << (stage - 1)
+    row, col = token_at(pixel, image.size, size, stride)
+    calls = []
+    handle = core.register_forward_hook(lambda _, inputs, y: calls.append(inputs))
+    try:
+        with torch.no_grad():
+            subject.backbone(subject.prepare(to_pixels(image, size)))
+    finally:
+        handle.remove()
+    (inputs,) = calls
+    grid = inputs[3]
+    weights = attention_row(core, inputs, row * grid[1] + col)[0].unflatten(-1, grid)
+    cell = stride * image.height / size[0], stride * image.width / size[1]
+    return Seen(name_of(core), not core.nonneg, weights, (row, col), cell)
+
+
+def find_layer(backbone: RAVLT, stage: int, block: int) -> nn.Module:
+    """Finds an attention layer; stages and blocks count from 1.
+
+    Raises:
+        RAVLTError: If there is no such layer.
+    """
+    depths = [len(layer.blocks) for layer in backbone.layers]
+    if not (1 <= stage <= len(depths) and 1 <= block <= depths[stage - 1]):
+        raise RAVLTError(
+            f"There is no block {block} in stage {stage}: the backbone's stages have "
+            f"{depths} blocks; count from 1."
+        )
+    return backbone.layers[stage - 1].blocks[block - 1].attn
+
+
+def put_core(backbone: RAVLT, name: str, stage: int, block: int) -> None:
+    """Gives a layer another mechanism, which then meets the same q, k and v.
+
+    Args:
+        backbone: Changed in place.
+        name: A key of :data:`ravlt.models.attention.CORES`; parameters of its own have
+            their initial values.
+        stage: Of the layer, from 1.
+        block: Of the layer in its stage, from 1.
+
+    Raises:
+        RAVLTError: If there is no such layer, or it is not RALA's shell.
+    """
+    layer = find_layer(backbone, stage, block)
+    if not isinstance(layer, Attention):
+        raise RAVLTError(
+            f"Block {block} of stage {stage} is a {type(layer).__name__}, which fits "
+            f"its own mechanism only; use profile='shell' to try others in it."
+        )
+    layer.core = build_core(name, layer.core.dim, layer.num_heads).eval()
+
+
+def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
+    """Gives one map of all heads, or one of each.
+
+    Args:
+        weights: Rows of shape (heads, H, W).
+        heads: 'mean'; 'max', of each token the weight that is farthest from 0; 'each'.
+
+    Returns:
+        Maps of shape (H, W) by what they show.
+    """
+    if heads == "each":
+        return {f"head {i}": one for i, one in enumerate(weights, 1)}
+    if heads == "max":
+        largest = weights.abs().argmax(0, keepdim=True)
+        return {f"max of {len(weights)} heads": weights.gather(0, largest)[0]}
+    return {f"mean of {len(weights)} heads": weights.mean(0)}
+
+
+def describe(seen: Seen, weights: Tensor) -> str:
+    """Says what a map of :func:`by_heads` sums to, and how far it reaches."""
+    radius = half_radius(weights, seen.token, seen.cell)
+    return f"sum {weights.sum().item():.3g}, half of it within {radius:.0f} px"
+
+
+def half_radius(
+    weights: Tensor, token: tuple[int, int], cell: tuple[float, float]
+) -> float:
+    """Gives the distance from a token within which lies half of the sum of abs(A_ij).
+
+    Args:
+        weights: A row, (H, W).
+        token: Row and column of the token.
+        cell: Height and width of a token; distances are between their centres.
+    """
+    rows, cols = (
+        (torch.arange(n, dtype=torch.float64) - at) * side
+        for n, at, side in zip(weights.shape, token, cell, strict=True)
+    )
+    distances, order = torch.hypot(rows[:, None], cols).flatten().sort()
+    mass = weights.double().abs().flatten()[order].cumsum(0)
+    return distances[torch.searchsorted(mass, mass[-1] / 2)].item()
