@@ -1,4 +1,4 @@
-"""Hedgehog's distillation: a feature map learns softmax attention (arXiv 2402.04347)."""
+"""Hedgehog's distillation: feature maps learn softmax attention (arXiv 2402.04347)."""
 
 import torch
 from torch import Tensor
