@@ -31,9 +31,7 @@ class ClipAttention(nn.Module):
         RAVLTError: If the axis is unknown.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, axis: str, shift: bool = True
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, axis: str, shift: bool = True) -> None:
         super().__init__()
         if axis not in AXES:
             raise RAVLTError(f"axis='{axis}' is unknown; use one of {AXES}.")
