@@ -10,11 +10,13 @@ REGISTERED = """
 import sys
 import ravlt
 import timm
-from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 assert MODELS.get("RAVLT") is ravlt.RAVLT
 names = ["SafeCheckpointHook", "StopOnNonFiniteHook", "CurveHook", "ClipGradHook"]
-names += ["DeployHook", "EffectiveRankHook"]
+names += ["DeployHook", "EffectiveRankHook", "LossSpikeHook"]
 assert all(HOOKS.get(name) for name in names)
+assert OPTIM_WRAPPERS.get("FiniteOptimWrapper")
 assert TRANSFORMS.get("VerifyImages")
 assert OPTIM_WRAPPER_CONSTRUCTORS.get("LayerDecayOptimWrapperConstructor")
 assert timm.is_model("ravlt_t")

@@ -3,11 +3,18 @@
 
 import argparse
 
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ravlt.engine.cli import add_run_arguments, read_run_config, run_cli
-from ravlt.engine.config import add_curves, add_safety, set_precision, set_resume
+from ravlt.engine.config import (
+    add_curves,
+    add_safety,
+    set_bad_losses,
+    set_precision,
+    set_resume,
+)
 from ravlt.engine.data import check_data
+from ravlt.engine.distributed import use_cpu_group
 from ravlt.errors import RAVLTError
 
 
@@ -42,6 +49,7 @@ def main() -> None:
     add_safety(cfg)
     add_curves(cfg)
     set_precision(cfg, args.amp or bool(args.amp_dtype), args.amp_dtype)
+    set_bad_losses(cfg)
     set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
@@ -50,7 +58,8 @@ def main() -> None:
                 f"'{args.config}'; add auto_scale_lr=dict(base_batch_size=...)."
             )
         cfg.auto_scale_lr.enable = True
-    Runner.from_cfg(cfg).train()
+    use_cpu_group(cfg)
+    RUNNERS.build(cfg).train()
 
 
 if __name__ == "__main__":

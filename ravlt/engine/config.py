@@ -13,6 +13,7 @@ from ravlt.errors import RAVLTError
 
 from .data import verify_images
 
+_WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
 _BEST = {"CocoMetric": "coco/bbox_mAP", "IoUMetric": "mIoU"}
 
 
@@ -77,7 +78,8 @@ def add_safety(cfg: Config) -> None:
         best = _best_metric(cfg.get("val_evaluator"))
         if best and "save_best" not in checkpoint:
             checkpoint.update(save_best=best, rule="greater")
-    _add(cfg, "custom_hooks", dict(type="StopOnNonFiniteHook"))
+    for kind in ("StopOnNonFiniteHook", "LossSpikeHook"):
+        _add(cfg, "custom_hooks", dict(type=kind))
 
 
 def add_curves(cfg: Config) -> None:
@@ -109,33 +111,60 @@ def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:
         RAVLTError: If it was asked for and cannot be had.
     """
     wrapper = cfg.optim_wrapper
+    finite, kind = _wrapper_kind(cfg)
     accelerated = torch.cuda.is_available()
     if amp:
         if not accelerated:
             raise RAVLTError(
                 "--amp needs a GPU, and torch finds none; run without --amp."
             )
-        if wrapper.get("type", "OptimWrapper") not in (
-            "OptimWrapper",
-            "AmpOptimWrapper",
-        ):
+        if kind not in _WRAPPERS:
             raise RAVLTError(
                 f"--amp cannot change optim_wrapper.type='{wrapper.type}'; set the "
                 f"mixed precision in the config."
             )
-        wrapper.type = "AmpOptimWrapper"
+        wrapper.type = f"{finite}AmpOptimWrapper"
         wrapper.setdefault("loss_scale", "dynamic")
         if dtype:
             wrapper.dtype = dtype
-    elif wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
+    elif kind == "AmpOptimWrapper" and not accelerated:
         print_log(
             "No GPU: training in float32 in place of AmpOptimWrapper.",
             logger="current",
             level=logging.WARNING,
         )
-        wrapper.type = "OptimWrapper"
+        wrapper.type = f"{finite}OptimWrapper"
         for key in ("loss_scale", "dtype"):
             wrapper.pop(key, None)
+
+
+def set_bad_losses(cfg: Config) -> None:
+    """Lets a run leave out steps whose loss is not finite, if its config says so.
+
+    ``bad_losses=dict(skip=3)`` leaves out up to three in a row; without it the first
+    one stops the run.
+
+    Args:
+        cfg: Config of mmdet or mmseg, changed in place; its precision is set.
+
+    Raises:
+        RAVLTError: If that makes no sense, or the optimizer wrapper is another one.
+    """
+    bad_losses = cfg.get("bad_losses")
+    if bad_losses is None:
+        return
+    skip = bad_losses.get("skip") if isinstance(bad_losses, dict) else None
+    if not isinstance(skip, int) or skip < 1 or len(bad_losses) > 1:
+        raise RAVLTError(
+            f"bad_losses={bad_losses} must be dict(skip=k), with k steps in a row of "
+            f"at least 1; or leave it out, and the first one stops the run."
+        )
+    _, kind = _wrapper_kind(cfg)
+    if kind not in _WRAPPERS:
+        raise RAVLTError(
+            f"bad_losses cannot change optim_wrapper.type='{kind}'; leave it out."
+        )
+    cfg.optim_wrapper.update(type=f"Finite{kind}", skip=skip)
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
@@ -159,6 +188,14 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         )
     if path:
         cfg.resume, cfg.load_from = True, path
+
+
+def _wrapper_kind(cfg: Config) -> tuple[str, str]:
+    """'Finite' if the optimizer wrapper leaves out bad steps, and what it is else."""
+    kind = cfg.optim_wrapper.get("type", _WRAPPERS[0])
+    kind = getattr(kind, "__name__", kind)  # a class in configs of pure Python
+    base = kind.removeprefix("Finite")
+    return kind.removesuffix(base), base
 
 
 def _latest_checkpoint(work_dir: str) -> str | None:

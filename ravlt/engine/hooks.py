@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Mapping
 
 import torch
 from mmengine.fileio import LocalBackend
@@ -59,53 +58,6 @@ class _DeferredRemoval(LocalBackend):
 
 
 @HOOKS.register_module()
-class StopOnNonFiniteHook(Hook):
-    """Stops training at the first loss that is not finite.
-
-    mmengine logs every loss as a number in every iteration, so that the check costs
-    no synchronisation of its own. No checkpoint is written from broken weights.
-    """
-
-    priority = "NORMAL"  # before CheckpointHook
-
-    def after_train_iter(
-        self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
-    ) -> None:
-        """Raises RAVLTError if a loss term is infinite or NaN."""
-        terms = {
-            k: float(torch.as_tensor(v).detach())
-            for k, v in (outputs or {}).items()
-            if "loss" in k
-        }
-        broken = {k: v for k, v in terms.items() if not math.isfinite(v)}
-        if broken:
-            named = ", ".join(f"{k}={v}" for k, v in broken.items())
-            raise RAVLTError(
-                f"The loss is not finite at iteration {runner.iter + 1} ({named}); "
-                f"{_last_checkpoint(runner)}; lower the learning rate, clip gradients "
-                f"(optim_wrapper.clip_grad) or train without --amp."
-            )
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises RAVLTError if a weight is infinite or NaN."""
-        for key, value in checkpoint["state_dict"].items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise RAVLTError(
-                    f"The weight {key} is not finite at iteration {runner.iter + 1}, "
-                    f"so no checkpoint was written; {_last_checkpoint(runner)}; lower "
-                    f"the learning rate or clip gradients (optim_wrapper.clip_grad)."
-                )
-
-
-def _last_checkpoint(runner) -> str:
-    pointer = os.path.join(runner.work_dir, "last_checkpoint")
-    if not os.path.isfile(pointer):
-        return "no checkpoint had been written yet"
-    with open(pointer) as file:
-        return f"the last good checkpoint is {file.read().strip()}"
-
-
-@HOOKS.register_module()
 class CurveHook(Hook):
     """Draws losses and metrics of the run so far into ``curves.png``.
 
@@ -156,13 +108,17 @@ class CurveHook(Hook):
 
 
 def _running_mean(values, share: float = 0.02) -> list[float]:
-    """Exponential running mean over about `share` of the run, unbiased at the start."""
+    """Exponential running mean over about `share` of the run, unbiased at the start.
+
+    A value that is not finite (of a step that was left out) is passed over.
+    """
     decay = 1 - 1 / max(1.0, share * len(values))
     mean, weight, smooth = 0.0, 0.0, []
     for value in values:
-        mean = decay * mean + (1 - decay) * float(value)
-        weight = decay * weight + 1 - decay
-        smooth.append(mean / weight)
+        if math.isfinite(value):
+            mean = decay * mean + (1 - decay) * float(value)
+            weight = decay * weight + 1 - decay
+        smooth.append(mean / weight if weight else math.nan)
     return smooth
 
 

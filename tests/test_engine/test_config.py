@@ -12,6 +12,7 @@ from ravlt.engine.config import (
     add_curves,
     add_safety,
     load_config,
+    set_bad_losses,
     set_precision,
     set_resume,
 )
@@ -81,7 +82,8 @@ def test_safety_of_ours(config, metric):
     add_safety(cfg)
     added = dict(type="SafeCheckpointHook", save_best=metric, rule="greater")
     assert cfg.default_hooks.checkpoint.to_dict() == before | added
-    assert [hook.type for hook in cfg.custom_hooks] == ["StopOnNonFiniteHook"]
+    kinds = ["StopOnNonFiniteHook", "LossSpikeHook"]
+    assert [hook.type for hook in cfg.custom_hooks] == kinds
     for name in ("train", "val", "test"):
         pipeline = cfg[f"{name}_dataloader"].dataset.pipeline
         assert pipeline[0] == dict(type="VerifyImages", on_error="error")
@@ -108,6 +110,7 @@ def test_no_best_checkpoint_by_an_unknown_metric(evaluator):
 def test_safety_leaves_what_the_config_says():
     checkpoint = dict(type="CheckpointHook", save_best="coco/segm_mAP", rule="less")
     hooks = [dict(type="StopOnNonFiniteHook", priority=1), dict(type="Mine")]
+    hooks.append(dict(type="LossSpikeHook", factor=5))
     cfg = Config(
         dict(
             default_hooks=dict(checkpoint=checkpoint),
@@ -228,6 +231,42 @@ def test_without_amp_the_config_counts_if_it_can(gpu):
     before = cfg.to_dict()
     set_precision(cfg, amp=False)
     assert cfg.to_dict() == before
+
+
+# ---------------------------------------------------------------------- set_bad_losses
+
+
+@pytest.mark.parametrize("kind", ["OptimWrapper", "AmpOptimWrapper"])
+def test_bad_losses_of_either_wrapper(gpu, kind):
+    cfg = wrapper(type=kind)
+    set_bad_losses(cfg)
+    assert cfg.optim_wrapper.type == kind
+    cfg.bad_losses = dict(skip=2)
+    for _ in range(2):  # a run leaves its config behind, and that is run
+        set_bad_losses(cfg)
+        assert cfg.optim_wrapper.type == f"Finite{kind}"
+        assert cfg.optim_wrapper.skip == 2
+    gpu(False)
+    set_precision(cfg, amp=False)
+    assert cfg.optim_wrapper.type == "FiniteOptimWrapper"
+    gpu(True)
+    set_precision(cfg, amp=True)
+    assert cfg.optim_wrapper.type == "FiniteAmpOptimWrapper"
+
+
+@pytest.mark.parametrize("value", ["skip", {}, dict(skip=0), dict(skip=1, on=2)])
+def test_senseless_bad_losses(value):
+    cfg = wrapper()
+    cfg.bad_losses = value
+    with pytest.raises(RAVLTError, match=r"must be dict\(skip=k\), with k steps"):
+        set_bad_losses(cfg)
+
+
+def test_bad_losses_cannot_change_another_wrapper():
+    cfg = wrapper(type="MyWrapper")
+    cfg.bad_losses = dict(skip=1)
+    with pytest.raises(RAVLTError, match=r"optim_wrapper\.type='MyWrapper'; leave"):
+        set_bad_losses(cfg)
 
 
 # -------------------------------------------------------------------------- set_resume
