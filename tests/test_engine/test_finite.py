@@ -138,14 +138,14 @@ def test_a_bad_gradient_of_a_finite_loss_is_left_out():
 # ------------------------------------------------------------------------ distributed
 
 
-def _train_rank(rank: int, folder: str, bad: float | None, queue) -> None:
+def _train_rank(rank: int, folder: str, bad: float | None, build, queue) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     torch.manual_seed(0)
     model = MMDistributedDataParallel(Toy(), broadcast_buffers=False)
-    wrapper = FiniteOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper = build(model)
     skipped = []
     for step in range(3):
         value = float(step + 1 + rank)
@@ -160,12 +160,16 @@ def _train_rank(rank: int, folder: str, bad: float | None, queue) -> None:
     torch.distributed.destroy_process_group()
 
 
-def train_two(folder, bad: float | None) -> list[tuple]:
+def build_plain(model: nn.Module) -> FiniteOptimWrapper:
+    return FiniteOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def train_two(folder, bad: float | None, build) -> list[tuple]:
     folder.mkdir()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     ranks = [
-        context.Process(target=_train_rank, args=(rank, str(folder), bad, queue))
+        context.Process(target=_train_rank, args=(rank, str(folder), bad, build, queue))
         for rank in range(2)
     ]
     for process in ranks:
@@ -177,9 +181,12 @@ def train_two(folder, bad: float | None) -> list[tuple]:
     return results
 
 
-def test_all_processes_skip_together(tmp_path):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_all_processes_skip_together(tmp_path, amp, mixed):
     """One of two sees a bad batch, whose loss the other does not know of."""
-    got, expected = train_two(tmp_path / "a", BAD), train_two(tmp_path / "b", None)
+    build = amp if mixed else build_plain
+    got = train_two(tmp_path / "a", BAD, build)
+    expected = train_two(tmp_path / "b", None, build)
     for (_, skipped, state), (_, never, clean) in zip(got, expected, strict=True):
         assert skipped == [0, 1, 0] and never == [0, 0]
         assert state == clean
@@ -206,6 +213,17 @@ def test_a_bad_batch_under_amp(amp):
     steps(twin, amp(twin), 1, 2)
     equal(dict(model.state_dict()), dict(twin.state_dict()))
     assert wrapper.loss_scaler.get_scale() == 1024
+
+
+def test_a_bad_batch_among_accumulated_ones_under_amp(amp):
+    torch.manual_seed(0)
+    model, twin = Toy(), Toy()
+    twin.load_state_dict(model.state_dict())
+    wrapper = amp(model, accumulative_counts=2)
+    steps(model, wrapper, 1, 2, BAD, 3)
+    assert wrapper.skipped == 1 and wrapper.loss_scaler.get_scale() == 1024
+    steps(twin, amp(twin, accumulative_counts=2), 1, 2)
+    equal(dict(model.state_dict()), dict(twin.state_dict()))
 
 
 def test_overflow_under_amp_is_the_scalers_matter(amp):
