@@ -131,6 +131,30 @@ def dense_diag(core, q, k, v, hw) -> Tensor:
     return scores / rms(scores @ v)
 
 
+# Where the channels of a shift come from, group by group.
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, -1), (1, 1), (-1, 1), (1, -1))
+
+
+def copied_in_space(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Token by token and channel by channel, head-major."""
+    (height, width), (heads, d) = hw, (x.shape[1], x.shape[3])
+    rows = []
+    for channel in range(heads * d):
+        head, feature = divmod(channel, d)
+        group = channel // (heads * d // 16)
+        dr, dc = SIDES[group] if group < 8 else (0, 0)
+        tokens = []
+        for n in range(height * width):
+            row, col = n // width + dr, n % width + dc
+            inside = 0 <= row < height and 0 <= col < width
+            there = (
+                x[:, head, row * width + col, feature] if inside else 0 * x[:, 0, 0, 0]
+            )
+            tokens.append(there)
+        rows.append(torch.stack(tokens, -1))
+    return torch.stack(rows, 1).unflatten(1, (heads, d)).mT
+
+
 def dense_fixation(core, q, k, v, hw) -> Tensor:
     offset = 1 / math.sqrt(q.shape[-1])
     q, k = q.clamp(min=0) + offset, k.clamp(min=0) + offset

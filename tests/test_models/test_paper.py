@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from backbones import build, error, images, randomize
-from core_twins import TWINS, products, rms, short_long
+from core_twins import TWINS, copied_in_space, products, rms, short_long
 from torch import Tensor
 
 from ravlt.models.attention import CORES, build_attention
@@ -65,7 +65,10 @@ def plain(layer, name: str, x: Tensor, k_more=0.0, local=lambda v: 0.0) -> Tenso
     hw = x.shape[1:3]
     q, k, v = linear(layer.qkv, x).chunk(3, -1)
     parts = heads(q), heads(k + k_more), heads(v)
-    if name == "softmax":  # the twin of the shell's core rotates
+    if name == "fixation":
+        parts = parts[0], *(copied_in_space(part, hw) for part in parts[1:])
+        a = TWINS[name](layer.core, *parts, hw)
+    elif name == "softmax":  # the twin of the shell's core rotates
         a = products(*parts[:2]) / math.sqrt(parts[0].shape[-1])
         a = a.exp() / a.exp().sum(-1, keepdim=True)
     else:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from core_cases import GRIDS, HEAD_DIM, HEADS, build_shaken, draw
-from core_twins import TWINS
+from core_twins import TWINS, copied_in_space
 from torch import Tensor
 
 from ravlt.errors import RAVLTError
@@ -11,28 +11,7 @@ from ravlt.models.attention.shift import spatial_shift, temporal_shift
 from ravlt.models.attention.video import ClipAttention
 
 C = HEADS * HEAD_DIM
-SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, -1), (1, 1), (-1, 1), (1, -1))
 grids = pytest.mark.parametrize("hw", GRIDS, ids=lambda hw: f"{hw[0]}x{hw[1]}")
-
-
-def copied_in_space(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Token by token and channel by channel, head-major."""
-    (height, width), (heads, d) = hw, (x.shape[1], x.shape[3])
-    rows = []
-    for channel in range(heads * d):
-        head, feature = divmod(channel, d)
-        group = channel // (heads * d // 16)
-        dr, dc = SIDES[group] if group < 8 else (0, 0)
-        tokens = []
-        for n in range(height * width):
-            row, col = n // width + dr, n % width + dc
-            inside = 0 <= row < height and 0 <= col < width
-            there = (
-                x[:, head, row * width + col, feature] if inside else 0 * x[:, 0, 0, 0]
-            )
-            tokens.append(there)
-        rows.append(torch.stack(tokens, -1))
-    return torch.stack(rows, 1).unflatten(1, (heads, d)).mT
 
 
 def copied_in_time(x: Tensor) -> Tensor:
