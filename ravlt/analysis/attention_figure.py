@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # signed one is grey.
 POSITIVE, SIGNED = "magma", "cividis"
 _ACROSS = 4  # panels in a row
-_SIDE = 3.4  # of a panel, in inches
+_SIDE, _SCALE, _TITLE = 3.4, 0.9, 0.75  # width of a panel, colour scale; inches
 
 
 def draw_rows(
@@ -39,7 +39,7 @@ def draw_rows(
 
     across = min(len(panels) + 1, _ACROSS)
     down = math.ceil((len(panels) + 1) / across)
-    height = _SIDE * image.height / image.width + 0.6  # of titles
+    height = (_SIDE - _SCALE) * image.height / image.width + _TITLE
     figure = Figure(figsize=(_SIDE * across, height * down), layout="constrained")
     first, *plots = figure.subplots(down, across, squeeze=False).flat
     first.imshow(image, extent=(0, image.width, image.height, 0))
@@ -48,6 +48,8 @@ def draw_rows(
     for axes, (title, seen, weights) in zip(plots, panels, strict=False):
         _overlay(axes, image, seen, weights)
         axes.set_title(title, fontsize=8)
+    for axes in (first, *plots):
+        axes.tick_params(labelsize=7)
     for axes in plots[len(panels) :]:
         axes.set_axis_off()
     return figure
@@ -58,7 +60,9 @@ def _overlay(axes: "Axes", image: Image.Image, seen: Seen, weights: Tensor) -> N
     rows, cols = weights.shape
     relative = (weights * weights.numel()).numpy()
     most = abs(relative).max() or 1.0
-    axes.imshow(image.convert("L"), cmap="gray", extent=(0, *image.size, 0))
+    # Faint, so that brightness is that of weights.
+    faint = dict(cmap="gray", vmin=-255, vmax=510)
+    axes.imshow(image.convert("L"), extent=(0, *image.size, 0), **faint)
     shown = axes.imshow(
         relative,
         cmap=SIGNED if seen.signed else POSITIVE,
@@ -69,7 +73,7 @@ def _overlay(axes: "Axes", image: Image.Image, seen: Seen, weights: Tensor) -> N
         extent=(0, cols * width, rows * height, 0),
     )
     axes.set(xlim=(0, image.width), ylim=(image.height, 0))
-    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.9)
     bar.ax.tick_params(labelsize=7)
     bar.set_label("weight x tokens", fontsize=7)
     row, col = seen.token
@@ -79,4 +83,4 @@ def _overlay(axes: "Axes", image: Image.Image, seen: Seen, weights: Tensor) -> N
 def _mark(axes: "Axes", x: float, y: float) -> None:
     """A ring that shows on dark and on bright."""
     for color, width in (("black", 3.0), ("white", 1.2)):
-        axes.plot(x, y, "o", ms=9, fillstyle="none", color=color, mew=width)
+        axes.plot(x, y, "o", ms=7, fillstyle="none", color=color, mew=width)

@@ -206,12 +206,13 @@ def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
 
     Args:
         weights: Rows of shape (heads, H, W).
-        heads: 'mean'; 'max', of each token the weight that is farthest from 0; 'each'.
+        heads: 'mean'; 'max', of each token the weight that is farthest from 0; 'each',
+            and one is one, whatever it says.
 
     Returns:
         Maps of shape (H, W) by what they show.
     """
-    if heads == "each":
+    if heads == "each" or len(weights) == 1:
         return {f"head {i}": one for i, one in enumerate(weights, 1)}
     if heads == "max":
         largest = weights.abs().argmax(0, keepdim=True)

@@ -210,6 +210,7 @@ def test_maps_of_heads():
     each = by_heads(weights, "each")
     assert [*each] == ["head 1", "head 2"]
     assert torch.equal(torch.stack([*each.values()]), weights)
+    assert [*by_heads(weights[:1], "mean")] == ["head 1"]
 
 
 def test_half_of_a_row_is_within():
