@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from finite_cases import BAD, Toy, batches, run
+from running import is_finite, train
 from torch import nn
 
 from ravlt.engine.finite import LossSpikeHook, StopOnNonFiniteHook
@@ -103,6 +104,22 @@ def test_without_skipping_the_first_bad_batch_stops(tmp_path):
     with pytest.raises(RAVLTError, match=r"not finite at iteration 2 \(loss=nan\)"):
         run(tmp_path, batches(1, BAD, 2), {})
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_bad_losses_of_a_run_are_skipped_when_the_config_says_so(tmp_path, shapes):
+    """The third step makes weights of 1e30; those that see them are left out."""
+    explode = (
+        "param_scheduler = [dict(type='MultiStepLR', milestones=[2], gamma=1e33, "
+        "by_epoch=False)]\nbad_losses = dict(skip=2)"
+    )
+    options = {"train_cfg.val_interval": 100, "train_cfg.max_iters": 9}
+    tool = train(tmp_path, "--data-root", shapes, child=explode, options=options)
+    assert tool.error().startswith(
+        "error: The loss or a gradient is not finite at iteration 6, after 2 skipped "
+    )
+    for iteration in (4, 5):
+        assert f"finite at iteration {iteration}: skipped this step" in tool.out
+    assert is_finite(tmp_path / "work/iter_4.pth")
 
 
 # ----------------------------------------------------------------------- LossSpikeHook
