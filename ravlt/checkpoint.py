@@ -2,28 +2,27 @@
 
 A checkpoint is a pickle, and a pickle can run code. Files are read with
 ``weights_only=True``; beyond tensors only what mmengine itself writes is let in: its
-history buffer, and numpy's arrays, scalars and dtypes inside it.
+history buffer, and numpy's arrays and scalars of numbers inside it.
 """
 
-import contextlib
-import importlib
 import io
 import logging
 import os
 import pickle
 import re
+import struct
 from collections.abc import Mapping
-from urllib.error import URLError
+from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from mmengine.fileio import get as get_bytes
 from mmengine.logging import print_log
-from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
+from ravlt.download import fetch
 from ravlt.errors import RAVLTError
+from ravlt.untrusted import allow_listed, check_archive, check_tensors
 
 RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
 
@@ -44,6 +43,21 @@ _CLASSIFIER_TAIL = frozenset(
 _OUTPUT_NORM = re.compile(r"extra_norms\.\d\.norm\.(weight|bias)")
 # Not in released files: parameters that an attention core has of its own.
 _CORE = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.core\..+")
+# What comes of a file with any content.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BadZipFile,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _WRAPPERS = ("state_dict", "model", "model_ema")
 
 
@@ -51,20 +65,20 @@ def read_checkpoint(path: str, map_location="cpu"):
     """Reads a checkpoint without ever running code from it.
 
     Args:
-        path: A file, an ``http(s)://`` address (kept in torch's download cache), or
-            any address that mmengine's file backends know.
+        path: A file, a web address (see :func:`ravlt.download.fetch`), or any address
+            that mmengine's file backends know.
         map_location: Where tensors go, as in ``torch.load``.
 
     Returns:
         What the file holds, most often a dict.
 
     Raises:
-        RAVLTError: If the file is missing, truncated, or holds anything but tensors,
-            plain containers and mmengine's history.
+        RAVLTError: If the file is missing, truncated, or holds anything but plain
+            tensors, plain containers and mmengine's history.
     """
     path = str(path)
     try:
-        with _allow_listed():
+        with allow_listed():
             return _load(path, map_location)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -79,19 +93,26 @@ def read_checkpoint(path: str, map_location="cpu"):
         raise RAVLTError(
             f"Checkpoint '{path}' does not exist; correct the path."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
 def use_safe_loading() -> None:
     """Makes mmengine read every file and web address through :func:`read_checkpoint`.
 
+    And without the config inside, which mmengine would run when it resumes, or when an
+    inferencer gets no other.
+
     For programs, not for libraries: it changes ``CheckpointLoader`` for the process.
     Without it mmengine 0.10 cannot resume under torch >= 2.6, and later ones
     unpickle anything.
     """
-    for prefix in ("", "http://", "https://"):
-        CheckpointLoader.register_scheme(prefix, read_checkpoint, force=True)
+    loader = mmengine_checkpoint.CheckpointLoader
+    stores = (r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
+    for prefix in ("", "http://", "https://", *stores):
+        loader.register_scheme(prefix, _read_without_config, force=True)
+    # By which torchvision://, open-mmlab:// and mmcls:// go on.
+    mmengine_checkpoint.load_from_http = _read_without_config
 
 
 def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
@@ -121,6 +142,11 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
                 f"Checkpoint '{path}' has {key} of shape "
                 f"{tuple(state_dict[key].shape)}, but the model wants "
                 f"{tuple(own[key].shape)}; set arch to the file's size."
+            )
+        if own[key].is_floating_point() != state_dict[key].is_floating_point():
+            raise RAVLTError(
+                f"Checkpoint '{path}' has {key} of {state_dict[key].dtype}, but the "
+                f"model wants {own[key].dtype}; save weights as they were trained."
             )
     model.load_state_dict(state_dict, strict=False)
     print_log(
@@ -196,57 +222,28 @@ def _load(path: str, map_location):
             raise RAVLTError(
                 f"'{path}' is a web page, not a file; write /resolve/ for /blob/."
             )
-        try:
-            return torch.hub.load_state_dict_from_url(
-                path, map_location=map_location, weights_only=True
-            )
-        except (URLError, ConnectionError, TimeoutError) as error:
-            raise RAVLTError(
-                f"Cannot download '{path}' ({error}); fetch that file by other means "
-                f"and give its path (--cfg-options "
-                f"model.backbone.init_cfg.checkpoint=PATH), or train from scratch "
-                f"(model.backbone.init_cfg=None)."
-            ) from error
+        path = fetch(path)
+    if os.path.isdir(path):
+        raise RAVLTError(
+            f"'{path}' is a folder; if a sharded run wrote it, make a file of it by "
+            f"tools/model_converters/consolidate.py."
+        )
     file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
-    return torch.load(file, map_location=map_location, weights_only=True)
+    check_archive(file, path)
+    content = torch.load(file, map_location=map_location, weights_only=True)
+    check_tensors(content, path)
+    return content
 
 
-def _allow_listed():
-    """Lets mmengine's own history through; torch before 2.5 has no such list."""
-    if not hasattr(torch.serialization, "safe_globals"):
-        return contextlib.nullcontext()
-    # numpy 2 moved its private module, and files of either may meet either.
-    home = "numpy._core" if hasattr(np, "_core") else "numpy.core"
-    multiarray = importlib.import_module(f"{home}.multiarray")
-    allowed = [
-        HistoryBuffer,
-        (_history_statistic, "builtins.getattr"),
-        np.ndarray,
-        np.dtype,
-    ]
-    for name in ("scalar", "_reconstruct"):
-        function = getattr(multiarray, name)
-        allowed += [
-            (function, f"{place}.multiarray.{name}")
-            for place in ("numpy._core", "numpy.core")
-        ]
-    dtypes = importlib.import_module("numpy.dtypes")
-    allowed += [
-        dtype
-        for dtype in vars(dtypes).values()
-        if isinstance(dtype, type) and issubclass(dtype, np.dtype)
-    ]
-    return torch.serialization.safe_globals(allowed)
-
-
-def _history_statistic(owner, name: str):
-    """Stands in for ``getattr``, by which a history buffer pickles its own methods.
-
-    The true one would let a file walk from any object to any other.
-    """
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise pickle.UnpicklingError("GLOBAL getattr on something else than a history")
-    return getattr(HistoryBuffer, name)
+def _read_without_config(path: str, map_location="cpu"):
+    content = read_checkpoint(path, map_location)
+    if isinstance(content, Mapping):
+        hub = content.get("message_hub") or {}
+        for owner in (content.get("meta"), hub.get("runtime_info")):
+            for key in ("cfg", "config"):
+                if isinstance(owner, dict):
+                    owner.pop(key, None)
+    return content
 
 
 def _unreadable(path: str, error: Exception) -> RAVLTError:

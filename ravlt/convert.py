@@ -90,6 +90,14 @@ def _check_fit(path: str, found: Mapping, wanted: Mapping) -> None:
                 if wanted[k].shape != found[k].shape
             },
         ),
+        (
+            "has another kind of numbers for",
+            {
+                k
+                for k in wanted.keys() & found.keys()
+                if wanted[k].is_floating_point() != found[k].is_floating_point()
+            },
+        ),
     ):
         if keys:
             raise RAVLTError(

@@ -16,6 +16,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -134,6 +135,19 @@ class StopOnNonFiniteHook(Hook):
                 f"The loss is not finite at iteration {runner.iter + 1} ({named}); "
                 f"{_last_checkpoint(runner)}; {_ADVICE} train without --amp."
             )
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Raises RAVLTError if a weight is not finite, or whole where it should not."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        own = dict((*model.named_parameters(), *model.named_buffers()))
+        for key, value in checkpoint.get("state_dict", checkpoint).items():
+            real = value.is_floating_point()
+            fits = key not in own or own[key].is_floating_point() == real
+            if not fits or (real and not torch.isfinite(value).all()):
+                raise RAVLTError(
+                    f"The weight {key} of '{runner.cfg.get('load_from')}' is "
+                    f"{'not finite' if fits else value.dtype}; give another checkpoint."
+                )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raises RAVLTError if a weight, or its average, is infinite or NaN."""

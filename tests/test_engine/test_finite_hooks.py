@@ -88,6 +88,29 @@ def test_non_finite_weights_are_not_written(runner):
         StopOnNonFiniteHook().before_save_checkpoint(runner, {"state_dict": weights})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("linear.weight", torch.tensor([[math.nan]]), "not finite"),
+        ("norm.running_var", torch.tensor([math.inf]), "not finite"),
+        ("linear.weight", torch.tensor([[3]]), "torch.int64"),
+        ("norm.num_batches_tracked", torch.tensor(3.0), "torch.float32"),
+    ],
+)
+def test_broken_weights_are_not_loaded(runner, key, value, said):
+    runner.model, runner.cfg = Toy(), {"load_from": "a.pth"}
+    state = runner.model.state_dict()
+    StopOnNonFiniteHook().after_load_checkpoint(runner, {"state_dict": state})
+    StopOnNonFiniteHook().after_load_checkpoint(runner, state)
+    with pytest.raises(RAVLTError) as refused:
+        StopOnNonFiniteHook().after_load_checkpoint(
+            runner, {"state_dict": state | {key: value}}
+        )
+    assert str(refused.value) == (
+        f"The weight {key} of 'a.pth' is {said}; give another checkpoint."
+    )
+
+
 def test_broken_weights_stop_a_run_before_the_file(tmp_path, monkeypatch):
     def broken(self, data, optim_wrapper) -> dict:
         with torch.no_grad():
