@@ -155,7 +155,7 @@ def test_broken_training_image(tmp_path, data, config, place, how, reason, worke
     options = SEE_ALL | {"train_dataloader.num_workers": workers}
     run = train(tmp_path / "run", "--data-root", data, config=config, options=options)
     error = run.error()
-    assert error.startswith(f"error: Cannot decode '{data / place}' (")
+    assert error.startswith(f"error: Cannot use '{data / place}' (")
     assert reason in error and "bad_images='skip'" in error
 
 
@@ -168,7 +168,7 @@ def test_skipping_broken_training_images(tmp_path, data, config):
     run = train(tmp_path / "run", "--data-root", data, config=config, options=options)
     run.succeeded()
     for place in places:
-        assert f"WARNING - Skipped a sample: cannot decode '{data / place}'" in run.out
+        assert f"WARNING - Skipped a sample: cannot use '{data / place}'" in run.out
     assert "Iter(train) [8/8]" in run.out
     assert is_finite(tmp_path / "run/work/iter_8.pth")
 
@@ -184,7 +184,7 @@ def test_broken_evaluation_image_is_an_error_even_when_skipping(tmp_path, data, 
         config=config,
         options={"bad_images": "skip"},
     )
-    assert run.error().startswith(f"error: Cannot decode '{place}' (")
+    assert run.error().startswith(f"error: Cannot use '{place}' (")
     # What was reached before is kept.
     assert is_finite(tmp_path / "run/work/iter_2.pth")
 

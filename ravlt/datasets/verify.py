@@ -1,32 +1,36 @@
-"""A pipeline step that finds broken images before a loader turns them into grey."""
+"""A pipeline step that finds bad samples before a loader makes something of them."""
 
-import io
 import logging
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from mmengine.fileio import get
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
-from PIL import Image, UnidentifiedImageError
 
 from ravlt.errors import RAVLTError
+
+from .check_images import Sample, check_image, check_label_map
+from .image_file import BadFile
 
 BAD_IMAGE_ACTIONS = ("error", "skip")
 
 
 @TRANSFORMS.register_module()
 class VerifyImages:
-    """Decodes the files of a sample once, in small, and names the broken one.
+    """Looks at the files of a sample before they are loaded, and names the bad one.
 
-    OpenCV before 5 decodes a truncated JPEG without a word and fills the rest with
-    grey; Pillow notices. Put it in front of the loading transforms.
+    Images are decoded once, in small, because OpenCV before 5 decodes a truncated
+    JPEG without a word and fills the rest with grey. Their size, upright by EXIF as
+    the loader turns them, must be what the annotations say, and that of label maps.
+    The values in MMSegmentation's label maps must stand for classes. Put it in front
+    of the loading transforms.
 
     Args:
-        on_error: ``'error'`` stops; ``'skip'`` logs a warning and returns None, so
-            that a training set draws another sample.
-        keys: Keys of the sample that hold paths, if present.
+        on_error: ``'error'`` stops; ``'skip'`` logs a warning that counts, and returns
+            None, so that a training set draws another sample.
         backend_args: As in the host's loading transforms.
+        num_classes: Of the segmentor; None leaves labels' values unchecked.
+        color_type: As in the host's ``LoadImageFromFile``.
+        imdecode_backend: As there.
 
     Raises:
         RAVLTError: If ``on_error`` is unknown.
@@ -35,16 +39,23 @@ class VerifyImages:
     def __init__(
         self,
         on_error: str = "error",
-        keys: Sequence[str] = ("img_path", "seg_map_path"),
         backend_args: dict | None = None,
+        num_classes: int | None = None,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
     ) -> None:
         if on_error not in BAD_IMAGE_ACTIONS:
             raise RAVLTError(
                 f"bad_images='{on_error}' is unknown; use one of {BAD_IMAGE_ACTIONS}."
             )
         self.on_error = on_error
-        self.keys = tuple(keys)
-        self.backend_args = backend_args
+        self.reading = dict(
+            num_classes=num_classes,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+        self.skipped = 0
 
     def __call__(self, results: dict) -> dict | None:
         """Passes a good sample on.
@@ -54,52 +65,37 @@ class VerifyImages:
                 put in front of a pipeline (a path, pixels) passes; they load it.
 
         Returns:
-            The same dict, or None for a broken sample in ``'skip'`` mode.
+            The same dict, or None for a bad sample in ``'skip'`` mode.
 
         Raises:
-            RAVLTError: For a broken sample in ``'error'`` mode; names the file.
+            RAVLTError: For a bad sample in ``'error'`` mode; names the file.
         """
         if not isinstance(results, Mapping):
             return results
-        for key in self.keys:
-            path = results.get(key)
-            reason = path and self._broken(path)
-            if not reason:
-                continue
-            if self.on_error == "error":
-                raise RAVLTError(
-                    f"Cannot decode '{path}' ({reason}); restore or remove the file, "
-                    f"or train without such files by bad_images='skip'."
-                )
-            print_log(
-                f"Skipped a sample: cannot decode '{path}' ({reason}).",
-                logger="current",
-                level=logging.WARNING,
-            )
-            return None
+        sample = Sample.of(results, **self.reading)
+        path, size = sample.image, None
+        try:
+            if path:
+                _, size = check_image(sample)
+            path = sample.labels
+            if path:
+                check_label_map(sample, size)
+        except BadFile as error:
+            return self._refuse(path, str(error))
         return results
 
-    def _broken(self, path: str) -> str | None:
-        """Gives the reason why a file cannot be decoded, or None."""
-        try:
-            data = get(path, backend_args=self.backend_args)
-            with warnings.catch_warnings():
-                # Not about the pixels: EXIF oddities, palettes, huge images.
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(data)) as image:
-                    # JPEG can be decoded at an eighth of its size, which is cheaper.
-                    eighth = max(image.width // 8, 1), max(image.height // 8, 1)
-                    image.draft(image.mode, eighth)
-                    image.load()
-        except Image.DecompressionBombError:
-            return None
-        except FileNotFoundError:
-            return "it does not exist"
-        except UnidentifiedImageError:  # whose message is an address in memory
-            return "it is no image" if data else "it is empty"
-        except (OSError, SyntaxError, ValueError) as error:
-            return str(error).replace("\n", " ") or type(error).__name__
-        return None
+    def _refuse(self, path: str, reason: str) -> None:
+        if self.on_error == "error":
+            raise RAVLTError(
+                f"Cannot use '{path}' ({reason}); restore or remove the file, or "
+                f"train without such files by bad_images='skip'."
+            )
+        self.skipped += 1
+        print_log(
+            f"Skipped a sample: cannot use '{path}' ({reason}); {self.skipped} so far.",
+            logger="current",
+            level=logging.WARNING,
+        )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(on_error={self.on_error!r}, keys={self.keys})"
+        return f"{type(self).__name__}(on_error={self.on_error!r})"

@@ -41,7 +41,7 @@ def refusal(path: str, key: str = "img_path") -> str:
     with pytest.raises(RAVLTError) as refused:
         VerifyImages()(sample(path, key))
     message = str(refused.value)
-    assert message.startswith(f"Cannot decode '{path}' (") and "\n" not in message
+    assert message.startswith(f"Cannot use '{path}' (") and "\n" not in message
     assert message.endswith(
         "); restore or remove the file, or train without such files by "
         "bad_images='skip'."
@@ -141,7 +141,6 @@ def test_folder(tmp_path):
 def test_label_files_are_looked_at_too(write):
     path = write(b"junk", "label.png")
     assert path in refusal(path, "seg_map_path")
-    assert VerifyImages(keys=("img_path",))(sample(path, "seg_map_path"))
 
 
 def test_skip_gives_none_and_a_warning(write, monkeypatch):
@@ -153,8 +152,12 @@ def test_skip_gives_none_and_a_warning(write, monkeypatch):
     path = write(b"junk", "bad.jpg")
     assert step(sample(path)) is None
     ((message,), kwargs) = logged[0]
-    assert message.startswith(f"Skipped a sample: cannot decode '{path}' (it")
+    assert (
+        message == f"Skipped a sample: cannot use '{path}' (it is no image); 1 so far."
+    )
     assert kwargs == {"logger": "current", "level": 30} and len(logged) == 1
+    step(sample(path))
+    assert logged[1][0][0].endswith("; 2 so far.")
 
 
 def test_unknown_action():
@@ -180,6 +183,4 @@ def test_files_are_read_through_the_backend(write, monkeypatch):
 
 
 def test_repr():
-    assert repr(VerifyImages("skip")) == (
-        "VerifyImages(on_error='skip', keys=('img_path', 'seg_map_path'))"
-    )
+    assert repr(VerifyImages("skip")) == ("VerifyImages(on_error='skip')")

@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Reports everything that is wrong with the data sets of a config, in one pass.
+
+The exit status is 1 if there is an error: something that stops training or teaches it
+something wrong. Warnings are of what is loaded otherwise than it looks.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections import Counter
+
+from mmengine.config import DictAction
+
+import ravlt  # noqa: F401 (registers what configs name)
+from ravlt.datasets.problems import ERROR, report_lines
+from ravlt.engine.cli import run_cli
+from ravlt.engine.config import load_config
+from ravlt.engine.data import check_all_data, set_data_root
+from ravlt.engine.storage import write_new
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
+    parser.add_argument("--data-root", help="folder of the data set")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE"
+    )
+    parser.add_argument("--out", help="new JSON file for every problem")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="processes that decode images; default 2"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    problems = check_all_data(cfg, args.jobs)
+    for line in report_lines(problems):
+        print(line)
+    counts = Counter(problem.severity for problem in problems)
+    print(f"{counts[ERROR]} errors, {len(problems) - counts[ERROR]} warnings")
+    if args.out:
+        records = [dataclasses.asdict(problem) for problem in problems]
+        write_new(json.dumps(records, indent=1).encode(), args.out)
+    if counts[ERROR]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_cli(main)
