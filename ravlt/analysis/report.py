@@ -22,9 +22,16 @@ _COLUMNS = (
 _STYLES = ("-o", "--s", "-.^", ":D", "-v", "--P", "-.X", ":*")
 
 
-def markdown_table(rows: Sequence[Mapping]) -> str:
-    """Sets rows in a Markdown table; columns that no row fills are left out."""
-    columns = [(k, title) for k, title in _COLUMNS if any(k in row for row in rows)]
+def markdown_table(
+    rows: Sequence[Mapping], columns: Sequence[tuple[str, str]] = _COLUMNS
+) -> str:
+    """Sets rows in a Markdown table; columns that no row fills are left out.
+
+    Args:
+        rows: Results.
+        columns: Their keys, each with its title; a benchmark's if left out.
+    """
+    columns = [(k, title) for k, title in columns if any(k in row for row in rows)]
     lines = [
         "| " + " | ".join(title for _, title in columns) + " |",
         "|" + "---|" * len(columns),
@@ -35,10 +42,15 @@ def markdown_table(rows: Sequence[Mapping]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(path: str, rows: Sequence[Mapping]) -> None:
-    """Writes rows with the columns of the table."""
-    with open(path, "x", newline="") as file:
-        keys = [key for key, _ in _COLUMNS]
+def write_csv(
+    path: str,
+    rows: Sequence[Mapping],
+    columns: Sequence[tuple[str, str]] = _COLUMNS,
+    mode: str = "x",
+) -> None:
+    """Writes rows with the columns of the table, into a new file unless told so."""
+    with open(path, mode, newline="") as file:
+        keys = [key for key, _ in columns]
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,34 +1,37 @@
 """A built-in data set whose labels depend on what is far away, drawn on demand.
 
-Strips of 64 x 256 pixels. At one end lie two small cues, a disk and a square, each of
-one of three colours; at the other, grey disks and squares. A grey object's class is the
-colour of the cue of its own form. All that is near it is independent of both colours.
+Strips of 32 x 160 pixels. At one end lies a small cue, a disk of one of four colours;
+at the other, grey disks and squares. Their class is the colour of the cue, of which all
+that is near them is independent.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ravlt.datasets.folder import check_counts, write_image, write_once
 
-SIZE = (64, 256)  # height and width of the images, in pixels
-COLOURS = {"red": (200, 60, 60), "green": (60, 180, 60), "blue": (60, 80, 210)}
+SIZE = (32, 160)  # height and width of the images, in pixels
+COLOURS = {
+    "red": (220, 50, 50),
+    "green": (50, 200, 50),
+    "blue": (50, 70, 230),
+    "yellow": (220, 210, 40),
+}
 SEG_CLASSES = ("background", *COLOURS)
 PALETTE = ((96, 96, 96), *COLOURS.values())
-FORMS = ("disk", "square")
-# Columns of each; between them are 160 pixels without either.
+# Columns of cues and of objects; between them are 88 pixels without either.
 CUE_COLUMNS = (0, 24)
-OBJECT_COLUMNS = (184, 256)
+OBJECT_COLUMNS = (112, 160)
 
 # Raise it with any change to the pictures, or old copies pass for new ones.
 _VERSION = 1
 _SLOT = (32, 24)  # rows and columns, one cue or object in each
-_CUE_RADIUS = (5.0, 7.0)
-_OBJECT_RADIUS = (7.0, 10.0)
-_NUM_OBJECTS = (2, 5)
-_NOISE = 6.0
+_CUE_RADIUS = (6.0, 8.0)
+_OBJECT_RADIUS = (8.0, 10.5)
+_NUM_OBJECTS = (1, 2)
+_GROUND, _OBJECT, _NOISE = 120.0, 190.0, 6.0  # greys, and a deviation
 
 
 def write_cue(
@@ -69,8 +72,7 @@ def write_cue(
             labels.mkdir(parents=True)
             for index in range(count):
                 rng = np.random.default_rng([seed, split_index, index])
-                colours = rng.integers(len(COLOURS), size=len(FORMS))
-                image, classes = draw_strip(rng, colours)
+                image, classes = draw_strip(rng, rng.integers(len(COLOURS)))
                 name = f"{index + 1:06d}.png"
                 # Without loss: no block of a JPEG says what its neighbour held.
                 write_image(images / name, image[..., ::-1])
@@ -79,35 +81,28 @@ def write_cue(
     return write_once(Path(root), "cue", manifest, write)
 
 
-def draw_strip(
-    rng: np.random.Generator, colours: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_strip(rng: np.random.Generator, colour: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws an image and its classes.
 
     Args:
         rng: Source of every other choice; the same state gives the same pixels outside
-            of the cues, whatever the colours.
-        colours: Of the disk's cue and the square's, indices into ``COLOURS``.
+            of the cue, whatever its colour.
+        colour: Of the cue, an index into ``COLOURS``.
 
     Returns:
-        The RGB image, uint8 of shape (64, 256, 3), and indices into ``SEG_CLASSES``,
-        uint8 of shape (64, 256). Cues are background.
+        The RGB image, uint8 of shape (32, 160, 3), and indices into ``SEG_CLASSES``,
+        uint8 of shape (32, 160). The cue is background.
     """
     classes = np.zeros(SIZE, np.uint8)
-    level = rng.uniform(100, 150)
-    slope = rng.uniform(-20, 20)
-    ramp = level + slope * np.linspace(-1, 1, SIZE[1])
-    canvas = np.broadcast_to(ramp[:, None], (*SIZE, 3)).copy()
-    order = rng.permutation(len(FORMS))  # which cue is above
-    for form, corner in zip(order, _slots(CUE_COLUMNS), strict=True):
-        mask = _form(rng, form, corner, _CUE_RADIUS)
-        canvas[mask] = tuple(COLOURS.values())[colours[form]]
+    canvas = np.full((*SIZE, 3), _GROUND)
+    cue = _disk(*_place(rng, rng.choice(_slots(CUE_COLUMNS)), _CUE_RADIUS))
+    canvas[cue] = tuple(COLOURS.values())[colour]
     slots = rng.permutation(_slots(OBJECT_COLUMNS))
     for corner in slots[: rng.integers(*_NUM_OBJECTS, endpoint=True)]:
-        form = rng.integers(len(FORMS))
-        mask = _form(rng, form, corner, _OBJECT_RADIUS)
-        canvas[mask] = level + rng.choice((-1, 1)) * rng.uniform(50, 80)
-        classes[mask] = 1 + colours[form]
+        form = _disk if rng.random() < 0.5 else _square
+        mask = form(*_place(rng, corner, _OBJECT_RADIUS))
+        canvas[mask] = _OBJECT
+        classes[mask] = 1 + colour
     noisy = canvas + rng.normal(0, _NOISE, canvas.shape)
     return np.clip(np.round(noisy), 0, 255).astype(np.uint8), classes
 
@@ -118,18 +113,24 @@ def _slots(columns: tuple[int, int]) -> list[tuple[int, int]]:
     return [(row, column) for row in rows for column in range(*columns, _SLOT[1])]
 
 
-def _form(
-    rng: np.random.Generator,
-    form: int,
-    corner: tuple[int, int],
-    radii: tuple[float, float],
-) -> np.ndarray:
-    """Places a form somewhere in a slot; the boolean mask of its pixels, (64, 256)."""
+def _place(
+    rng: np.random.Generator, corner: np.ndarray, radii: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Draws row and column of a centre in a slot, and a radius."""
     radius = rng.uniform(*radii)
-    # A pixel's margin, so that no two of them touch.
-    centre = corner + rng.uniform(radius + 1, np.array(_SLOT) - radius - 1)
-    offset = np.indices(SIZE) + 0.5 - centre[:, None, None]
-    if FORMS[form] == "disk":
-        return np.hypot(*offset) <= radius
-    # Areas are alike: size must not tell the form.
-    return np.abs(offset).max(0) <= radius * np.sqrt(np.pi) / 2
+    # A pixel's margin, so that no two forms touch.
+    return corner + rng.uniform(radius + 1, np.array(_SLOT) - radius - 1), radius
+
+
+def _disk(centre: np.ndarray, radius: float) -> np.ndarray:
+    """Marks the pixels of a disk, boolean of shape (32, 160)."""
+    return np.hypot(*_offsets(centre)) <= radius
+
+
+def _square(centre: np.ndarray, radius: float) -> np.ndarray:
+    """Marks the pixels of a square with the area of that disk."""
+    return np.abs(_offsets(centre)).max(0) <= radius * np.sqrt(np.pi) / 2
+
+
+def _offsets(centre: np.ndarray) -> np.ndarray:
+    return np.indices(SIZE) + 0.5 - centre[:, None, None]
