@@ -67,13 +67,14 @@ def _network(dims: Sequence[int], depths: Sequence[int], stages: int) -> dict:
     }
 
 
-_SHAPES_SIZE = (96, 96)
+_SHAPES_SIZE = (128, 128)
 TASKS = {
     "shapes": Task(
         _SHAPES_SIZE,
-        500,
+        1000,
         lambda root: write_shapes(root, 600, 100, _SHAPES_SIZE),
-        _network((16, 32, 64, 64), (1, 1, 2, 1), stages=4),
+        _network((32, 64, 96, 128), (1, 1, 2, 1), stages=4)
+        | {"train_dataloader.batch_size": 4},
     ),
     "cue": Task(
         cue.SIZE,

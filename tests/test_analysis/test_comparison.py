@@ -151,7 +151,7 @@ def few_images() -> None:
     """In the tool's process: data sets of a few images, and one round of steps."""
     TASKS["cue"] = replace(TASKS["cue"], write=lambda root: write_cue(root, 8, 4))
     TASKS["shapes"] = replace(
-        TASKS["shapes"], write=lambda root: write_shapes(root, 8, 4, (96, 96))
+        TASKS["shapes"], write=lambda root: write_shapes(root, 8, 4, (128, 128))
     )
 
 
