@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Trains on several GPUs, and on several machines if NNODES says so (then start this on
-# each, with its own NODE_RANK and the first machine's MASTER_ADDR).
+# each, with its own NODE_RANK and the first machine's MASTER_ADDR). With MAX_RESTARTS
+# and --resume a run whose process dies begins again at its last checkpoint.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    echo "Usage: [NNODES=1 NODE_RANK=0 PORT=29500 MASTER_ADDR=127.0.0.1]" \
-        "$0 CONFIG GPUS [arguments of train.py]" >&2
+    echo "Usage: [NNODES=1 NODE_RANK=0 PORT=29500 MASTER_ADDR=127.0.0.1" \
+        "MAX_RESTARTS=0] $0 CONFIG GPUS [arguments of train.py]" >&2
     exit 2
 fi
 CONFIG=$1
@@ -18,4 +19,5 @@ exec "${PYTHON:-python}" -m torch.distributed.run \
     --nproc_per_node="$GPUS" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
+    --max_restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

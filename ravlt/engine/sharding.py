@@ -100,11 +100,13 @@ class ShardedStrategy(FSDPStrategy):
         tensors = {MODEL + key: value for key, value in weights.items()}
         if save_optimizer:
             optimizer = self.optim_state_dict()
-            rest["param_groups"] = optimizer["param_groups"]
             tensors |= _named(optimizer)
+            # With what the wrapper adds, such as the scale of fp16's losses.
+            wrapper = self.optim_wrapper.state_dict()
+            wrapper["param_groups"] = optimizer["param_groups"]
+            rest["optimizer"] = {k: v for k, v in wrapper.items() if k != "state"}
         if callback is not None:
-            parts = {key: _part(value) for key, value in weights.items()}
-            callback(rest | dict(state_dict=parts))
+            callback(rest | dict(state_dict=_parts(weights)))
         write_shards(filename, tensors, rest)
 
     def load_checkpoint(
@@ -114,7 +116,7 @@ class ShardedStrategy(FSDPStrategy):
 
         Args:
             filename: A folder, or a file or address.
-            callback: Called with what was read besides tensors.
+            callback: As of :meth:`save_checkpoint`.
             **kwargs: As of mmengine, for files.
         """
         if not os.path.isdir(filename):
@@ -124,7 +126,7 @@ class ShardedStrategy(FSDPStrategy):
         weights = states.get_model_state_dict(self.model)
         rest = read_shards(filename, {MODEL + k: v for k, v in weights.items()})
         if callback is not None:
-            callback(rest)
+            callback(rest | dict(state_dict=_parts(weights)))
         states.set_model_state_dict(self.model, weights)
         return rest | dict(optimizer=filename)  # read if it is asked for
 
@@ -163,8 +165,9 @@ class ShardedStrategy(FSDPStrategy):
     def load_optim_state_dict(self, filename: str) -> None:
         """Loads the optimizer's state from a sharded checkpoint."""
         optimizer = self.optim_state_dict()
-        rest = read_shards(filename, _named(optimizer))
-        optimizer["param_groups"] = rest["param_groups"]
+        saved = read_shards(filename, _named(optimizer))["optimizer"]
+        optimizer["param_groups"] = saved.pop("param_groups")
+        self.optim_wrapper.load_state_dict(self.optim_wrapper.state_dict() | saved)
         states.set_optimizer_state_dict(
             self.model, self.optim_wrapper.optimizer, optim_state_dict=optimizer
         )
@@ -180,5 +183,9 @@ def _named(optimizer: dict) -> dict[str, Tensor]:
     }
 
 
-def _part(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
+def _parts(weights: dict) -> dict[str, Tensor]:
+    """What this process holds of each."""
+    return {
+        key: value.to_local() if isinstance(value, DTensor) else value
+        for key, value in weights.items()
+    }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes one file of a sharded checkpoint: weights and meta, as other tools read them."""
+"""Makes one file of a sharded checkpoint: weights and meta, for all other tools."""
 
 import argparse
 
