@@ -15,10 +15,10 @@ COLUMNS = (
     ("params_k", "params (k)"),
     ("mmacs", "MMAC"),
     ("step_ms", "step (ms)"),
-    ("core_before", "rank of core (%), before"),
-    ("core_after", "after"),
-    ("output_before", "rank of output (%), before"),
-    ("output_after", "after"),
+    ("core_before", "core's rank (%)"),
+    ("core_after", "trained"),
+    ("output_before", "output's rank (%)"),
+    ("output_after", "trained"),
 )
 
 
