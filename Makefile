@@ -5,13 +5,15 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test test-slow lint benchmark zoo
+.PHONY: env quickstart test test-slow coverage mutations lint benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
 	@echo "make test         set up and run the tests"
 	@echo "make test-slow    faults in many trials, and hours of load (docs/reliability.md)"
+	@echo "make coverage     the tests, and which lines they run (work_dirs/coverage/html)"
+	@echo "make mutations    deliberate faults, each of which a test has to find"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
@@ -31,6 +33,16 @@ test: env
 
 test-slow: env
 	$(VENV)/bin/python -m pytest -m slow
+
+coverage: env
+	$(VENV)/bin/python -m coverage erase
+	$(VENV)/bin/python -m coverage run -m pytest
+	$(VENV)/bin/python -m coverage combine -q
+	$(VENV)/bin/python -m coverage html -q
+	$(VENV)/bin/python -m coverage report
+
+mutations: env
+	$(VENV)/bin/python -m pytest -m slow -vv tests/test_mutations
 
 lint: env
 	$(VENV)/bin/ruff check .

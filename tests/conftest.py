@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import DET, ENV, ROOT, SEG, Trained, as_line, small, train
+from running import DET, ENV, ROOT, SEG, Trained, as_line, copy_tree, small, train
 
 from ravlt.datasets.shapes import write_shapes
 
@@ -55,11 +54,7 @@ def seg(seg_run) -> Path:
 @pytest.fixture(scope="session")
 def wheel_site(tmp_path_factory) -> Path:
     """A wheel of this tree, unpacked."""
-    source = tmp_path_factory.mktemp("wheel") / "source"
-    ignore = shutil.ignore_patterns(
-        ".git", ".venv*", "work_dirs", "data", "build", ".*"
-    )
-    shutil.copytree(ROOT, source, ignore=ignore)
+    source = copy_tree(tmp_path_factory.mktemp("wheel") / "source")
     line = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps"]
     line += ["--no-build-isolation", "--no-index", "-w", "out"]
     done = subprocess.run(line, cwd=source, capture_output=True, text=True)

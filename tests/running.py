@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -158,6 +159,12 @@ def _be_tool(path, args, cwd, files, prepare) -> None:
     if prepare is not None:
         prepare()
     runpy.run_path(path, run_name="__main__")
+
+
+def copy_tree(target: Path) -> Path:
+    """Copies this repository to a new folder, without what is built or downloaded."""
+    ignore = shutil.ignore_patterns(".*", "work_dirs", "data", "build")
+    return shutil.copytree(ROOT, target, ignore=ignore)
 
 
 def train(

@@ -110,6 +110,19 @@ def test_a_detector_gives_its_backbone(tmp_path, prefix):
     assert_same(model, origin.state_dict())
 
 
+def test_one_backbone_of_two(tmp_path):
+    """Of a student and its teacher; nothing but the prefix tells."""
+    models = {"student": source(), "teacher": source(seed=8)}
+    state = {
+        f"{name}.backbone.{key}": value
+        for name, model in models.items()
+        for key, value in model.state_dict().items()
+    }
+    torch.save(state, tmp_path / "two.pth")
+    model = load(tmp_path / "two.pth", init=dict(prefix="teacher.backbone"))
+    assert_same(model, models["teacher"].state_dict())
+
+
 def test_our_own_file_and_a_second_init(tmp_path):
     origin = source()
     torch.save(origin.state_dict(), tmp_path / "own.pth")

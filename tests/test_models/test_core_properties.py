@@ -138,8 +138,23 @@ def test_the_legacy_clamp_of_vicinity():
         legacy(q, k, v, (4, 5)), exact(q, k, v, (4, 5)), rtol=1e-3, atol=1e-3
     )
     q, k, v = (x.repeat(1, 1, 500, 1) for x in (q, k, v))
-    ratio = legacy(q, k, v, (100, 100)) / exact(q, k, v, (100, 100))
+    got = legacy(q, k, v, (100, 100))
+    ratio = got / exact(q, k, v, (100, 100))
     assert (ratio - 1).abs().min() > 0.2
+
+    def clamp(x: Tensor) -> Tensor:
+        return x.sign() * x.abs().clamp(1e-4, 1e4)
+
+    def features(x: Tensor) -> Tensor:
+        n = torch.arange(10_000).double()[:, None]
+        rows, cols = ((n // 100) / 100, (n % 100) / 100)
+        angles = (math.pi / 2 * part for part in (rows, cols))
+        return torch.cat([x * f(a) for a in angles for f in (torch.cos, torch.sin)], -1)
+
+    q_f, k_f = features(q), features(k)
+    sums = q_f @ k_f.sum(-2, keepdim=True).mT + 1e-4
+    expected = clamp(clamp(q_f @ clamp(k_f.mT @ v)) * clamp(1 / sums))
+    torch.testing.assert_close(got, expected)
     with pytest.raises(RAVLTError, match="legacy_clamp=True is not a linear map"):
         legacy.dense(q, k, v, (100, 100))
 

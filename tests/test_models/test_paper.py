@@ -215,7 +215,7 @@ def test_tiles_and_folds_change_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_network(name):
-    """All parameters learn; folded it gives the same."""
+    """All parameters learn; folded it gives the same, without a batch norm."""
     model = build(attn_types=dict(type=name, profile="paper")).train()
     x = images(2, 3, 64, 96)
     sum(y.square().mul(y).sum() for y in model(x)).backward()
@@ -227,6 +227,7 @@ def test_in_a_network(name):
         after = model.switch_to_deploy()(x)
     for a, b in zip(after, before, strict=True):
         assert error(a, b) < 1e-4
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
 
 def test_ralas_paper_is_the_shell():

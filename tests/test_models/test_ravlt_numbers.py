@@ -74,7 +74,9 @@ def test_any_size(size):
 def test_outputs_are_contiguous_down_to_roi_align():
     """mmcv's RoIAlign would read channels-last memory as if it were contiguous."""
     ops = pytest.importorskip("mmcv.ops")
-    features = build().eval()(images(2, 3, 64, 96))
+    model = build().eval()
+    assert all(out.is_contiguous() for out in model(images(1, 3, 64, 96)))
+    features = model(images(2, 3, 64, 96))
     assert all(out.is_contiguous() for out in features)
     lateral = nn.Conv2d(features[0].shape[1], 8, 1)
     pyramid = lateral(features[0])

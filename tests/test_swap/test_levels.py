@@ -87,6 +87,12 @@ def test_strides_out_of_reach(pairs):
     )
 
 
+def test_channels_that_fall():
+    """A decoder inside of the backbone, its maps in the usual order."""
+    with pytest.raises(RAVLTError, match="is no pyramid from fine to deep"):
+        match_stages(levels((64, 4), (32, 8)), "Some")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

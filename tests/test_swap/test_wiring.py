@@ -174,6 +174,15 @@ def test_images_of_other_channels():
     assert new.data_preprocessor == cfg.model.data_preprocessor
 
 
+def test_a_neck_that_ends_early():
+    """Levels count from the first that is made."""
+    cfg = copy.deepcopy(load(RETINANET))
+    cfg.model.neck.update(add_extra_convs=False, end_level=2, num_outs=2)
+    neck = swap_backbone(cfg).model.neck
+    assert neck.in_channels == [128, 256, 512]
+    assert (neck.start_level, neck.end_level) == (0, 1)
+
+
 def test_a_neck_that_does_not_fit_is_told():
     cfg = copy.deepcopy(load(RETINANET))
     cfg.model.neck.in_channels = [1, 2, 3, 4]

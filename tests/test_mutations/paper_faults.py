@@ -1,0 +1,213 @@
+"""Faults of the other cores, and of layers as their papers have them."""
+
+TWIN = "test_cores.py::test_values_and_gradients_equal_the_twin"
+OPTIONS = "test_cores.py::test_options_equal_the_twin"
+RECURRENCE = "test_input_cores.py::test_gla_is_its_recurrence"
+MERGED = "test_input_cores.py::test_merged_convolution"
+LAYER = "test_paper.py::test_layer_is_its_formula"
+FOLDED = "test_paper.py::test_tiles_and_folds_change_nothing"
+
+PAPERS = {
+    "models/attention/cores/features.py": [
+        ("eps is dropped", "return mean + 1e-6", "return mean", TWIN),
+        ("sums are no means", "k = k / k.shape[-2]", "k = k * 1.0", TWIN),
+    ],
+    "models/attention/cores/focused.py": [
+        ("norms are of a head", "x, dim=(1, 3), keepdim", "x, dim=3, keepdim", TWIN),
+        (
+            "eps after the scale",
+            "(x.relu() + 1e-6) / scale",
+            "x.relu() / scale + 1e-6",
+            TWIN,
+        ),
+    ],
+    "models/attention/cores/cosformer.py": [
+        ("half waves", "(math.pi / 2 / length)", "(math.pi / length)", TWIN),
+        (
+            "keys keep their sign",
+            "modulate(k.relu(), waves)",
+            "modulate(k, waves)",
+            TWIN,
+        ),
+    ],
+    "models/attention/cores/vicinity.py": [
+        (
+            "the inverse is not clamped",
+            "_clamp(1 / sums)",
+            "(1 / sums)",
+            "test_core_properties.py::test_the_legacy_clamp_of_vicinity",
+        ),
+        (
+            "keys keep their sign",
+            "modulate(k.relu(), waves)",
+            "modulate(k, waves)",
+            TWIN,
+        ),
+    ],
+    "models/attention/cores/norm.py": [
+        (
+            "the norm is of a head",
+            "channels = x.shape[1] * x.shape[3]",
+            "channels = x.shape[3]",
+            "test_core_properties.py::test_norm_attention_has_unit_rows",
+        ),
+    ],
+    "models/attention/cores/diag.py": [
+        (
+            "softmax sees the padding",
+            "real.transpose(-2, -1) > 0",
+            "real.transpose(-2, -1) >= 0",
+            OPTIONS,
+        ),
+        (
+            "scores without the scale",
+            "scores = q * q.shape[-1] ** -0.5 @ k",
+            "scores = q @ k",
+            OPTIONS,
+        ),
+    ],
+    "models/attention/cores/fixation.py": [
+        (
+            "gates do not see the value",
+            "torch.cat((q, k, v)",
+            "torch.cat((q, k, k)",
+            TWIN,
+        ),
+        ("keys take the queries' gate", "_gate(self.gate_k", "_gate(self.gate_q", TWIN),
+    ],
+    "models/attention/shift.py": [
+        (
+            "too few channels move",
+            "NEIGHBOURS, share=16",
+            "NEIGHBOURS, share=32",
+            "test_video.py::test_spatial_shift_copies_neighbours",
+        ),
+        (
+            "frames come from the other side",
+            "FRAMES = ((1,), (-1,))",
+            "FRAMES = ((-1,), (1,))",
+            "test_video.py::test_temporal_shift_copies_frames",
+        ),
+    ],
+    "models/attention/video.py": [
+        (
+            "values do not move in space",
+            "spatial_shift(k, hw), spatial_shift(v, hw)",
+            "spatial_shift(k, hw), v",
+            "test_video.py::test_values_and_gradients_equal_a_loop",
+        ),
+    ],
+    "models/attention/cores/hedgehog.py": [
+        ("shifts do not cancel", "q + k_max, k - k_max", "q - k_max, k - k_max", TWIN),
+        (
+            "no negated half",
+            "torch.cat((k, -k), dim=-1)",
+            "torch.cat((k, k), dim=-1)",
+            TWIN,
+        ),
+    ],
+    "models/attention/distillation.py": [
+        (
+            "the target without the scale",
+            "(q * q.shape[-1] ** -0.5 @ k",
+            "(q @ k",
+            "test_distillation.py::test_loss_and_gradients_by_the_formula",
+        ),
+    ],
+    "models/attention/cores/gla.py": [
+        (
+            "states decay from the wrong end",
+            "(k * (total - sums).exp())",
+            "(k * sums.exp())",
+            RECURRENCE,
+        ),
+        (
+            "columns are put back as rows",
+            "_transposed(x, hw[::-1]) if",
+            "_transposed(x, hw) if",
+            RECURRENCE,
+        ),
+        ("chunks know themselves", "g.device).triu()", "g.device).triu(1)", RECURRENCE),
+        (
+            "gates forget faster",
+            "_SHARPNESS = 16",
+            "_SHARPNESS = 8",
+            "test_input_cores.py::test_gla_forgets_half_in_sixteen_tokens",
+        ),
+        (
+            "no gain",
+            "y * rms_factor(y) * self.gain.to(y.dtype)",
+            "y * rms_factor(y)",
+            TWIN,
+        ),
+    ],
+    "models/attention/cores/chela.py": [
+        (
+            "merged without eps",
+            "(norm.running_var + norm.eps).sqrt()",
+            "norm.running_var.sqrt()",
+            MERGED,
+        ),
+        (
+            "merged with the mean's sign wrong",
+            "norm.bias - norm.running_mean * scale",
+            "norm.bias + norm.running_mean * scale",
+            MERGED,
+        ),
+        (
+            "the short kernel is off the middle",
+            "(margin,) * 4",
+            "(margin - 1, margin + 1, margin, margin)",
+            "test_input_cores.py::test_merged_kernel",
+        ),
+        (
+            "queries and keys are exchanged",
+            "return q + u_q, k + u_k",
+            "return q + u_k, k + u_q",
+            TWIN,
+        ),
+    ],
+    "models/attention/paper/__init__.py": [
+        (
+            "softmax rotates",
+            '"softmax": dict(rope=False), ',
+            "",
+            LAYER,
+        ),
+        (
+            "vicinity keeps all channels",
+            'dim // 2 if name == "vicinity" else dim',
+            "dim",
+            "test_paper.py::test_parameters",
+        ),
+    ],
+    "models/attention/paper/base.py": [
+        ("the norm is left out", "* 3, self(norm(x))", "* 3, self(x)", FOLDED),
+    ],
+    "models/attention/paper/vicinity.py": [
+        ("the gate replaces", "* (1 + gate)", "* gate", LAYER),
+    ],
+    "models/attention/paper/focused.py": [
+        (
+            "positions are resized otherwise",
+            'mode="bicubic"',
+            'mode="bilinear"',
+            "test_paper.py::test_positions_are_resized",
+        ),
+        ("the local term is of the keys", "self._local(v)", "self._local(k)", LAYER),
+    ],
+    "models/attention/paper/gla.py": [
+        ("shares do not sum to 1", "(1 - share)", "share", LAYER),
+        ("the gates see the input", "hw, local), hw)", "hw, x), hw)", LAYER),
+    ],
+    "models/attention/paper/chela.py": [
+        ("the gate is of the input", "self.gate(u)", "self.gate(x)", LAYER),
+        ("values are of u", "self.v(x)", "self.v(u)", LAYER),
+        (
+            "norms are not folded",
+            "        self.conv = self.conv.merge()",
+            "        self.conv.eval()",
+            "test_paper.py::test_in_a_network",
+        ),
+    ],
+}

@@ -1,0 +1,63 @@
+"""Every deliberate fault turns a test red: the tests see what they are there for."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attention_faults import ATTENTION
+from mutants import Nursery, read_table
+from network_faults import NETWORK
+from paper_faults import PAPERS
+from running import ROOT, copy_tree
+from swap_faults import SWAP
+
+FAULTS = [f for table in (ATTENTION, PAPERS, NETWORK, SWAP) for f in read_table(table)]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_the_list_is_up_to_date(fault):
+    """The place is there, the faulty file is Python, and so is the test."""
+    text = (ROOT / fault.file).read_text()
+    assert ast.dump(ast.parse(fault.put_into(text))) != ast.dump(ast.parse(text))
+    path, _, function = fault.test_path.partition("::")
+    name = function.partition("[")[0]
+    assert f"\ndef {name}(" in (ROOT / path).read_text()
+
+
+def test_no_fault_is_listed_twice():
+    assert len({str(fault) for fault in FAULTS}) == len(FAULTS)
+    assert len({(fault.file, fault.old, fault.new) for fault in FAULTS}) == len(FAULTS)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    return copy_tree(tmp_path_factory.mktemp("mutations") / "copy")
+
+
+@pytest.fixture(scope="module")
+def nursery(copy) -> Iterator[Nursery]:
+    nursery = Nursery(copy)
+    yield nursery
+    nursery.close()
+
+
+@pytest.mark.slow
+def test_without_a_fault_all_of_them_pass(nursery):
+    status, output = nursery.run(*sorted({fault.test_path for fault in FAULTS}))
+    assert status == pytest.ExitCode.OK, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_is_found(copy, nursery, fault):
+    path = copy / fault.file
+    text = path.read_text()
+    path.write_text(fault.put_into(text))
+    try:
+        status, output = nursery.run(fault.test_path)
+    finally:
+        path.write_text(text)
+    survived = f"survived: {fault}\n- {fault.old}\n+ {fault.new}"
+    assert status != pytest.ExitCode.OK, survived
+    assert status == pytest.ExitCode.TESTS_FAILED, output
