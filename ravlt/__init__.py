@@ -12,9 +12,11 @@ from . import models
 from .analysis import rank_hook as _rank_hook  # noqa: F401 (registers it)
 from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
 from .deploy import switch_to_deploy  # also registers its hook
+from .engine import checkpoint_hook as _checkpoint_hook  # noqa: F401 (registers it)
 from .engine import finite as _finite  # noqa: F401 (registers hooks and wrappers)
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
+from .engine import loops as _loops  # noqa: F401 (registers the training loops)
 from .engine import sharding as _sharding  # noqa: F401 (registers its strategy)
 from .errors import RAVLTError
 from .models import RAVLT

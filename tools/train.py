@@ -11,10 +11,11 @@ from ravlt.engine.config import (
     add_safety,
     set_bad_losses,
     set_precision,
-    set_resume,
 )
 from ravlt.engine.data import check_data
 from ravlt.engine.distributed import use_cpu_group
+from ravlt.engine.resume import set_resume
+from ravlt.engine.signals import noticing_sigterm
 from ravlt.errors import RAVLTError
 
 
@@ -59,7 +60,8 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     use_cpu_group(cfg)
-    RUNNERS.build(cfg).train()
+    with noticing_sigterm():
+        RUNNERS.build(cfg).train()
 
 
 if __name__ == "__main__":

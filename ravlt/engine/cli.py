@@ -1,6 +1,7 @@
 """What the command lines share: arguments in the hosts' dialect, one-line errors."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from ravlt.errors import RAVLTError
 
 from .config import load_config
 from .data import set_data_root
-from .storage import use_atomic_writes
+from .signals import EXIT_STATUS, Terminated
+from .storage import explain_refusal, use_atomic_writes
 
 
 def run_cli(main: Callable[[], None]) -> None:
     """Runs a program; what a user can mend is one line and exit status 1.
+
+    A run that SIGTERM ended exits with 143, and also says so in one line.
 
     Args:
         main: The program, without arguments.
@@ -30,15 +34,19 @@ def run_cli(main: Callable[[], None]) -> None:
     use_atomic_writes()
     try:
         main()
-        # mmengine leaves the group open, and a process that ends with its threads
-        # running may abort.
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        _leave_group()
+    except Terminated as stop:
+        _leave_group()
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_STATUS)
     except RAVLTError as error:
         # A data loader's worker wraps the message in a traceback: the last line is it.
         line = str(error).strip().splitlines()[-1]
         sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
     except BaseException as error:
+        refusal = explain_refusal(error)
+        if refusal:
+            sys.exit(f"error: {refusal}")
         if not _is_interrupt(error):
             raise
         sys.exit("interrupted: continue with --resume and the same --work-dir.")
@@ -89,6 +97,14 @@ def read_run_config(args: argparse.Namespace) -> Config:
     _check_scope(cfg)
     _import_ravlt(cfg)
     return cfg
+
+
+def _leave_group() -> None:
+    # mmengine leaves the group open, and a process that ends with its threads running
+    # may abort. What else holds the group goes, too.
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

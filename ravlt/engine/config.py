@@ -13,6 +13,7 @@ from ravlt.errors import RAVLTError
 
 from .data import verify_images
 
+_LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
 _BEST = {"CocoMetric": "coco/bbox_mAP", "IoUMetric": "mIoU"}
 
@@ -59,7 +60,7 @@ def _find_bases_of_the_forks() -> None:
 
 
 def add_safety(cfg: Config) -> None:
-    """Adds what protects a run: checkpoints, finite losses, sound images.
+    """Adds what protects a run: checkpoints, finite losses, sound images, exact loops.
 
     Only what the config leaves open is filled in.
 
@@ -78,8 +79,9 @@ def add_safety(cfg: Config) -> None:
         best = _best_metric(cfg.get("val_evaluator"))
         if best and "save_best" not in checkpoint:
             checkpoint.update(save_best=best, rule="greater")
-    for kind in ("StopOnNonFiniteHook", "LossSpikeHook"):
+    for kind in ("StopOnNonFiniteHook", "LossSpikeHook", "MissedEvaluationHook"):
         _add(cfg, "custom_hooks", dict(type=kind))
+    _use_safe_loop(cfg.get("train_cfg") or {})
 
 
 def add_curves(cfg: Config) -> None:
@@ -90,7 +92,7 @@ def add_curves(cfg: Config) -> None:
     """
     train_cfg = cfg.get("train_cfg") or {}
     logger = (cfg.get("default_hooks") or {}).get("logger")
-    if logger and train_cfg.get("type") == "IterBasedTrainLoop":
+    if logger and str(train_cfg.get("type")).endswith("IterBasedTrainLoop"):
         # Or every evaluation is written as one of epoch 0.
         logger.setdefault("log_metric_by_epoch", False)
     _add(cfg, "custom_hooks", dict(type="CurveHook"))
@@ -167,29 +169,6 @@ def set_bad_losses(cfg: Config) -> None:
     cfg.optim_wrapper.update(type=f"Finite{kind}", skip=skip)
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Makes a run continue an earlier one.
-
-    Args:
-        cfg: Config with its ``work_dir``, changed in place.
-        resume: None for a new run, ``'auto'`` for the latest checkpoint in the work
-            directory (a new run if there is none), or a checkpoint.
-
-    Raises:
-        RAVLTError: If the named checkpoint does not exist.
-    """
-    if resume is None:
-        return
-    path = _latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
-    if resume != "auto" and "://" not in resume and not os.path.isfile(resume):
-        raise RAVLTError(
-            f"--resume '{resume}' does not exist; name a checkpoint, or use --resume "
-            f"for the latest in the work directory."
-        )
-    if path:
-        cfg.resume, cfg.load_from = True, path
-
-
 def _wrapper_kind(cfg: Config) -> tuple[str, str]:
     """'Finite' if the optimizer wrapper leaves out bad steps, and what it is else."""
     kind = cfg.optim_wrapper.get("type", _WRAPPERS[0])
@@ -198,22 +177,14 @@ def _wrapper_kind(cfg: Config) -> tuple[str, str]:
     return kind.removesuffix(base), base
 
 
-def _latest_checkpoint(work_dir: str) -> str | None:
-    """The pointer mmengine writes, or the newest file if a kill left it broken."""
-    pointer = os.path.join(work_dir, "last_checkpoint")
-    if os.path.isfile(pointer):
-        with open(pointer) as file:
-            path = file.read().strip()
-        if os.path.isfile(path):
-            return path
-    if not os.path.isdir(work_dir):
-        return None
-    files = [
-        entry.path
-        for entry in os.scandir(work_dir)
-        if entry.name.startswith(("epoch_", "iter_")) and entry.name.endswith(".pth")
-    ]
-    return max(files, key=os.path.getmtime, default=None)
+def _use_safe_loop(train_cfg: dict) -> None:
+    if "by_epoch" in train_cfg and "type" not in train_cfg:
+        epochs = train_cfg.pop("by_epoch")
+        train_cfg["type"] = _LOOPS[0] if epochs else _LOOPS[1]
+    kind = train_cfg.get("type")
+    kind = getattr(kind, "__name__", kind)  # a class in configs of pure Python
+    if kind in _LOOPS:
+        train_cfg["type"] = f"Safe{kind}"
 
 
 def _best_metric(evaluators) -> str | None:

@@ -4,57 +4,10 @@ import math
 import os
 
 import torch
-from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ravlt.errors import RAVLTError
-
-
-@HOOKS.register_module()
-class SafeCheckpointHook(CheckpointHook):
-    """CheckpointHook that deletes an old checkpoint only after the new one is written.
-
-    mmengine deletes first, so that a kill in between leaves nothing. Takes the same
-    arguments.
-    """
-
-    def before_train(self, runner) -> None:
-        super().before_train(runner)
-        if isinstance(self.file_backend, LocalBackend):
-            self.file_backend = _DeferredRemoval()
-
-    def _save_checkpoint(self, runner) -> None:
-        super()._save_checkpoint(runner)
-        self._remove_replaced()
-
-    def _save_best_checkpoint(self, runner, metrics) -> None:
-        super()._save_best_checkpoint(runner, metrics)
-        self._remove_replaced()
-
-    def _remove_replaced(self) -> None:
-        if isinstance(self.file_backend, _DeferredRemoval):
-            best = getattr(self, "best_ckpt_path", None)
-            several = getattr(self, "best_ckpt_path_dict", {})
-            self.file_backend.flush(keep={self.last_ckpt, best, *several.values()})
-
-
-class _DeferredRemoval(LocalBackend):
-    """Remembers what to delete, and deletes it when asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._doomed: list[str] = []
-
-    def remove(self, filepath) -> None:
-        self._doomed.append(str(filepath))
-
-    def flush(self, keep: set) -> None:
-        for path in self._doomed:
-            # A resumed run may have just written a file under the old name.
-            if path not in keep and os.path.isfile(path):
-                os.remove(path)
-        self._doomed.clear()
 
 
 @HOOKS.register_module()
@@ -147,6 +100,7 @@ class ClipGradHook(Hook):
             raise RAVLTError(
                 "ClipGradHook and optim_wrapper.clip_grad both clip; remove one."
             )
-        wrapper.clip_func = torch.nn.utils.clip_grad_norm_
+        if not hasattr(wrapper, "clip_func"):  # a sharded run has its own
+            wrapper.clip_func = torch.nn.utils.clip_grad_norm_
         wrapper.grad_name = "grad_norm"  # in the log
         wrapper.clip_grad_kwargs = dict(max_norm=self.max_norm)

@@ -1,5 +1,7 @@
 """Files that are whole or absent: a kill while writing leaves the old one."""
 
+import contextlib
+import errno
 import io
 import os
 import tempfile
@@ -9,15 +11,34 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from ravlt.errors import RAVLTError
 
+_PREFIX, _PARTIAL = "writing-", ".part"
+_ADVICE = "make room there, or make it writable, and go on (a training by --resume)"
+# What a disk that takes no more says: full, over quota, too large, read-only.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 class AtomicLocalBackend(LocalBackend):
     """mmengine's local backend, which writes beside the file and then renames."""
 
     def put(self, obj: bytes, filepath) -> None:
-        """Writes bytes; the file changes at once or not at all."""
+        """Writes bytes; the file changes at once or not at all.
+
+        Raises:
+            RAVLTError: If the disk is full, or refuses for another reason.
+        """
         folder = os.path.dirname(os.path.abspath(filepath))
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            self._write(obj, filepath, folder)
+        except OSError as error:
+            raise RAVLTError(
+                f"Cannot write '{filepath}' ({error.strerror or error}), so that it is "
+                f"as before; {_ADVICE}."
+            ) from error
+
+    @staticmethod
+    def _write(obj: bytes, filepath, folder: str) -> None:
+        handle, temporary = tempfile.mkstemp(_PARTIAL, _PREFIX, folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(obj)
@@ -31,6 +52,13 @@ class AtomicLocalBackend(LocalBackend):
         except BaseException:
             os.unlink(temporary)
             raise
+        # The new name is on the disk when the folder is. Not every network disk can.
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def use_atomic_writes() -> None:
@@ -39,6 +67,21 @@ def use_atomic_writes() -> None:
     For programs, not for libraries: it changes mmengine's registry of backends.
     """
     register_backend("local", AtomicLocalBackend, force=True, prefixes="")
+
+
+def remove_partial(folder: str) -> None:
+    """Removes what a kill while writing left in a folder that nobody writes to."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if entry.name.startswith(_PREFIX) and entry.name.endswith(_PARTIAL):
+            os.remove(entry.path)
+
+
+def explain_refusal(error: BaseException) -> str | None:
+    """Says in one sentence that a disk takes no more, if that is what an error is."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    place = f" '{error.filename}'" if error.filename else ""
+    return f"Cannot write{place} ({error.strerror}); {_ADVICE}."
 
 
 def save_new(checkpoint: dict, path: str) -> None:

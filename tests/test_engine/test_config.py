@@ -1,11 +1,11 @@
 import copy
-import os
 from importlib.util import find_spec
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.runner import EpochBasedTrainLoop
 from running import DET, SEG
 
 from ravlt.engine.config import (
@@ -14,7 +14,6 @@ from ravlt.engine.config import (
     load_config,
     set_bad_losses,
     set_precision,
-    set_resume,
 )
 from ravlt.errors import RAVLTError
 
@@ -82,11 +81,11 @@ def test_safety_of_ours(config, metric):
     add_safety(cfg)
     added = dict(type="SafeCheckpointHook", save_best=metric, rule="greater")
     assert cfg.default_hooks.checkpoint.to_dict() == before | added
-    kinds = ["StopOnNonFiniteHook", "LossSpikeHook"]
+    kinds = ["StopOnNonFiniteHook", "LossSpikeHook", "MissedEvaluationHook"]
     assert [hook.type for hook in cfg.custom_hooks] == kinds
     for name in ("train", "val", "test"):
         pipeline = cfg[f"{name}_dataloader"].dataset.pipeline
-        assert pipeline[0] == dict(type="VerifyImages", on_error="error")
+        assert pipeline[0].type == "VerifyImages" and pipeline[0].on_error == "error"
     once = cfg.to_dict()
     add_safety(cfg)
     assert cfg.to_dict() == once
@@ -121,7 +120,8 @@ def test_safety_leaves_what_the_config_says():
     add_safety(cfg)
     expected = checkpoint | dict(type="SafeCheckpointHook")
     assert cfg.default_hooks.checkpoint.to_dict() == expected
-    assert [hook.to_dict() for hook in cfg.custom_hooks] == hooks
+    missed = dict(type="MissedEvaluationHook")
+    assert [hook.to_dict() for hook in cfg.custom_hooks] == [*hooks, missed]
 
 
 @pytest.mark.parametrize("checkpoint", [None, dict(type="MyHook", interval=3)])
@@ -134,6 +134,23 @@ def test_safety_leaves_other_checkpoint_hooks(checkpoint):
     )
     add_safety(cfg)
     assert cfg.default_hooks.checkpoint == checkpoint
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (dict(type="IterBasedTrainLoop"), "SafeIterBasedTrainLoop"),
+        (dict(type=EpochBasedTrainLoop), "SafeEpochBasedTrainLoop"),
+        (dict(by_epoch=True), "SafeEpochBasedTrainLoop"),
+        (dict(by_epoch=False), "SafeIterBasedTrainLoop"),
+        (dict(type="MyLoop"), "MyLoop"),
+    ],
+)
+def test_loops_that_resume_exactly(said, expected):
+    cfg = Config(dict(train_cfg=dict(**said, max_iters=3)))
+    for _ in range(2):  # a run leaves its config behind, and that is run
+        add_safety(cfg)
+        assert cfg.train_cfg.to_dict() == dict(type=expected, max_iters=3)
 
 
 def test_curves_are_added_once():
@@ -150,6 +167,7 @@ def test_curves_are_added_once():
     [
         ("IterBasedTrainLoop", {}, False),
         ("IterBasedTrainLoop", {"log_metric_by_epoch": True}, True),
+        ("SafeIterBasedTrainLoop", {}, False),
         ("EpochBasedTrainLoop", {}, None),
     ],
 )
@@ -267,61 +285,3 @@ def test_bad_losses_cannot_change_another_wrapper():
     cfg.bad_losses = dict(skip=1)
     with pytest.raises(RAVLTError, match=r"optim_wrapper\.type='MyWrapper'; leave"):
         set_bad_losses(cfg)
-
-
-# -------------------------------------------------------------------------- set_resume
-
-
-def resumed(work_dir, resume) -> str | None:
-    cfg = Config(dict(work_dir=str(work_dir)))
-    set_resume(cfg, resume)
-    assert cfg.get("resume", False) is (cfg.get("load_from") is not None)
-    return cfg.get("load_from")
-
-
-@pytest.fixture
-def work(tmp_path):
-    """Three checkpoints, of which iter_4 is the newest, and a best one."""
-    for age, name in enumerate(["best_mIoU_iter_4", "iter_4", "iter_9", "epoch_3"]):
-        path = tmp_path / f"{name}.pth"
-        path.write_bytes(b"")
-        os.utime(path, (1e9 - age, 1e9 - age))
-    (tmp_path / "iter_99.txt").write_text("")
-    return tmp_path
-
-
-def test_no_resume(work):
-    assert resumed(work, None) is None
-
-
-def test_resume_from_a_path(work):
-    path = str(work / "epoch_3.pth")
-    assert resumed(work, path) == path
-    assert resumed(work, "s3://a/b.pth") == "s3://a/b.pth"
-
-
-def test_resume_from_a_missing_path(work):
-    with pytest.raises(RAVLTError) as refused:
-        resumed(work, "gone.pth")
-    assert str(refused.value) == (
-        "--resume 'gone.pth' does not exist; name a checkpoint, or use --resume for "
-        "the latest in the work directory."
-    )
-
-
-def test_auto_follows_the_pointer(work):
-    path = str(work / "iter_9.pth")
-    (work / "last_checkpoint").write_text(f"{path}\n")
-    assert resumed(work, "auto") == path
-
-
-@pytest.mark.parametrize("pointer", [None, "", "gone.pth", "."])
-def test_auto_takes_the_newest_if_the_pointer_is_broken(work, pointer):
-    if pointer is not None:
-        (work / "last_checkpoint").write_text(pointer)
-    assert resumed(work, "auto") == str(work / "iter_4.pth")
-
-
-def test_auto_with_nothing_to_resume(tmp_path):
-    assert resumed(tmp_path, "auto") is None
-    assert resumed(tmp_path / "new", "auto") is None
