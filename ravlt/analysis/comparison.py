@@ -71,7 +71,7 @@ _SHAPES_SIZE = (128, 128)
 TASKS = {
     "shapes": Task(
         _SHAPES_SIZE,
-        600,
+        1000,
         lambda root: write_shapes(root, 600, 100, _SHAPES_SIZE),
         _network((32, 64, 96, 128), (1, 1, 2, 1), stages=4)
         | {"train_dataloader.batch_size": 4},
