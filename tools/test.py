@@ -15,6 +15,7 @@ from ravlt.engine.cli import (
 )
 from ravlt.engine.config import add_safety
 from ravlt.engine.data import check_data
+from ravlt.engine.distributed import use_cpu_group
 from ravlt.errors import RAVLTError
 
 
@@ -119,6 +120,7 @@ def main() -> None:
     if args.deploy:
         hooks = cfg.get("custom_hooks") or []
         cfg.custom_hooks = [*hooks, dict(type="DeployHook")]
+    use_cpu_group(cfg)
     Runner.from_cfg(cfg).test()
 
 

@@ -73,7 +73,7 @@ class ShardedStrategy(FSDPStrategy):
         *,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
-        extra_ckpt: dict | None = None,
+        extra_ckpt: dict,
         callback: Callable | None = None,
     ) -> None:
         """Writes a sharded checkpoint, see :mod:`ravlt.engine.shards`.
@@ -82,14 +82,13 @@ class ShardedStrategy(FSDPStrategy):
             filename: Folder.
             save_optimizer: Whether the optimizer's state is written.
             save_param_scheduler: Whether the schedulers' states are written.
-            extra_ckpt: What else belongs to the checkpoint.
+            extra_ckpt: What else belongs to the checkpoint, as the runner gives it.
             callback: Called with all of it before it is written, this process's parts
                 of the weights as ``state_dict``; it may look at them.
         """
-        rest = dict(extra_ckpt or {})
-        rest["meta"] = dict(
-            rest.get("meta", {}), seed=self.seed, time=time.strftime("%Y%m%d_%H%M%S")
-        )
+        rest = dict(extra_ckpt)
+        rest["meta"] = _settled(rest["meta"], rest["message_hub"]["runtime_info"])
+        rest["meta"].update(seed=self.seed, time=time.strftime("%Y%m%d_%H%M%S"))
         if save_param_scheduler and hasattr(self, "param_schedulers"):
             rest["param_schedulers"] = self.scheduler_state_dict()
         weights = self.model_state_dict()
@@ -171,6 +170,14 @@ class ShardedStrategy(FSDPStrategy):
         states.set_optimizer_state_dict(
             self.model, self.optim_wrapper.optimizer, optim_state_dict=optimizer
         )
+
+
+def _settled(meta: dict, begun: dict) -> dict:
+    """Takes back what FlexibleRunner counts twice once it is evaluated.
+
+    A run that resumed from there would leave out an iteration, or an epoch.
+    """
+    return meta | {key: min(meta[key], begun[key] + 1) for key in ("epoch", "iter")}
 
 
 def _named(optimizer: dict) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""Runs of several processes, as torchrun starts them, and what happens to them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from running import ENV, ROOT, SEG, as_line, small
+
+# With these, one process and several compute the same: no batch statistics, no Adam,
+# which makes steps of noise where there is no gradient.
+EQUAL = """
+norm = dict(type="GN", num_groups=4)
+custom_imports = dict(imports=["ravlt", "processes"])
+model = dict(
+    backbone=dict(norm_eval=True),
+    neck=dict(norm_cfg=norm),
+    decode_head=dict(norm_cfg=norm),
+)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type="SGD", weight_decay=0.01),
+    clip_grad=dict(max_norm=0.5),
+)
+custom_hooks = [dict(type="MeanLoss"), dict(type="Fault")]
+"""
+STILL = {
+    "optim_wrapper.optimizer.lr": 10,  # of which the first steps have a hundredth
+    "train_dataloader.dataset.pipeline.2.prob": 0.0,
+    "train_dataloader.dataset.pipeline.3.prob": 0.0,
+}
+
+
+HERE = Path(__file__).parent
+
+
+@HOOKS.register_module()
+class MeanLoss(Hook):
+    """Logs the loss of all processes, not the main one's."""
+
+    priority = "HIGHEST"
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        all_reduce(outputs["loss"], "mean")
+
+
+@HOOKS.register_module()
+class Fault(Hook):
+    """What FAULT names happens to process 1 at iteration FAULT_AT of its first life."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        at = runner.iter == int(os.environ.get("FAULT_AT", -1))
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if at and first and get_rank() == 1:
+            print(f"fault at {time.time()}", flush=True)
+            if os.environ["FAULT"] == "error":
+                raise ValueError("process 1 has an error")
+            os.kill(os.getpid(), getattr(signal, os.environ["FAULT"]))
+
+
+def write_config(cwd: Path, *bases: Path, child: str = EQUAL) -> Path:
+    """Writes a config that inherits others."""
+    cwd.mkdir(parents=True, exist_ok=True)
+    path = cwd / "child.py"
+    path.write_text(f"_base_ = {[str(base) for base in bases]}\n{child}")
+    return path
+
+
+def launch(
+    cwd: Path, config: Path, number: int, *args, options: dict | None = None, **env
+) -> subprocess.Popen:
+    """Starts dist_train.sh; what it writes goes to `log` in the folder.
+
+    Args:
+        cwd: Where it runs; the work directory is `work` in there.
+        config: See :func:`write_config`.
+        number: Processes.
+        *args: Arguments of train.py.
+        options: Keys in place of the small run's.
+        **env: Of the processes, and of the script.
+    """
+    line = ["bash", ROOT / "tools/dist_train.sh", config, number, "--work-dir", "work"]
+    line += [*args, *as_line(small(SEG) | STILL | (options or {}))]
+    env = {"PORT": str(free_port())} | env
+    env = ENV | {"PYTHON": sys.executable, "PYTHONPATH": f"{HERE}:{HERE.parent}"} | env
+    with (cwd / "log").open("a") as log:
+        return subprocess.Popen(
+            list(map(str, line)), cwd=cwd, env=env, stdout=log, stderr=log
+        )
+
+
+def succeed(*runs: subprocess.Popen, log: Path, timeout: float = 240) -> None:
+    """Waits; fails with the output if an exit status is not 0."""
+    for run in runs:
+        try:
+            status = run.wait(timeout)
+        finally:
+            run.kill()
+        assert status == 0, f"status {status}\n{log.read_text()[-6000:]}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,121 @@
+"""Several processes compute what one does with the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import STILL, launch, succeed, write_config
+from running import ROOT, SEG, read_scalars, small, train
+
+from ravlt.checkpoint import read_checkpoint
+from ravlt.datasets.shapes import write_shapes
+from ravlt.engine.shards import consolidate
+
+FSDP = ROOT / "configs/_base_/options/fsdp.py"
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    """16 images to train, and 5 to evaluate, which no two processes share evenly."""
+    return write_shapes(tmp_path_factory.mktemp("data") / "five", 16, 5, (64, 64), 3)
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory, five) -> dict:
+    """Weights to begin with: runners draw random ones in orders of their own."""
+    cwd = tmp_path_factory.mktemp("start")
+    options = {"optim_wrapper.optimizer.lr": 0, "train_cfg.max_iters": 1}
+    options |= {"default_hooks.checkpoint.interval": 1}
+    run_alone(cwd, five, options)
+    return {"load_from": cwd / "work/iter_1.pth"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, five, same) -> Path:
+    """One process with batches of four."""
+    cwd = tmp_path_factory.mktemp("alone")
+    run_alone(cwd, five, same | {"train_dataloader.batch_size": 4})
+    return cwd / "work"
+
+
+def run_alone(cwd: Path, data: Path, options: dict) -> None:
+    options = small(SEG) | STILL | options
+    config = write_config(cwd, SEG)
+    train(cwd, "--data-root", data, config=config, options=options).succeeded()
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory, five, same) -> Path:
+    """Two processes with batches of two."""
+    cwd = tmp_path_factory.mktemp("replicated")
+    config = write_config(cwd, SEG)
+    succeed(launch(cwd, config, 2, "--data-root", five, options=same), log=cwd / "log")
+    return cwd / "work"
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, five, same) -> Path:
+    """Two processes that hold halves; after two iterations, two new ones go on."""
+    cwd = tmp_path_factory.mktemp("sharded")
+    config = write_config(cwd, SEG, FSDP)
+    for options in ({"train_cfg.max_iters": 2}, {}):
+        line = ["--data-root", five, "--resume"]
+        run = launch(cwd, config, 2, *line, options=same | options)
+        succeed(run, log=cwd / "log")
+    assert "resumed epoch: 0, iter: 2" in (cwd / "log").read_text()
+    return cwd / "work"
+
+
+def weights(work: Path) -> dict:
+    path = work / "iter_4.pth"
+    found = consolidate(str(path)) if path.is_dir() else read_checkpoint(path)
+    return found["state_dict"]
+
+
+@pytest.fixture(params=["replicated", "sharded"])
+def several(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_losses_and_gradients_are_those_of_one_process(alone, several):
+    curves = [
+        [
+            (line["step"], line["lr"], line["loss"], line["grad_norm"])
+            for line in read_scalars(work)
+            if "loss" in line
+        ]
+        for work in (alone, several)
+    ]
+    assert len(curves[0]) == 4
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    # Clipped, and not by chance the same.
+    norms = [norm for *_, norm in curves[0]]
+    assert min(norms) > 0.5 and len(set(norms)) == 4
+
+
+def test_weights_are_those_of_one_process(alone, several, same):
+    one, other = weights(alone), weights(several)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=0, atol=5e-5, msg=key)
+    start = read_checkpoint(same["load_from"])["state_dict"]
+    moved = max((one[key] - value).abs().max() for key, value in start.items())
+    assert moved > 0.03
+    assert other._metadata["backbone"]["attn_types"] == ("rala",) * 4
+
+
+def test_uneven_evaluation_counts_each_image_once(alone, several):
+    scores = [
+        [(line["mIoU"], line["aAcc"]) for line in read_scalars(work) if "mIoU" in line]
+        for work in (alone, several)
+    ]
+    assert len(scores[0]) == 2
+    for one, other in zip(*scores, strict=True):
+        assert one == pytest.approx(other, abs=0.02)  # logged in hundredths
+
+
+def test_one_process_writes(several):
+    runs = 2 if (several / "iter_4.pth").is_dir() else 1
+    assert len(list(several.glob("*/vis_data/scalars.json"))) == runs
+    assert (several / "last_checkpoint").read_text().endswith("iter_4.pth")
