@@ -92,12 +92,12 @@ def without_images(content: dict, ids: set) -> dict:
         ids: Ids of the images to leave out.
     """
 
-    def keep(records: list[dict], key: str) -> list[dict]:
-        return [r for r in records if _id(r, key) not in ids]
-
+    # An object of no known image stays, and the error with it.
     return content | {
-        "images": keep(content["images"], "id"),
-        "annotations": keep(content["annotations"], "image_id"),
+        "images": [r for r in content["images"] if _id(r, "id") not in ids],
+        "annotations": [
+            r for r in content["annotations"] if _id(r, "image_id") not in ids - {None}
+        ],
     }
 
 
