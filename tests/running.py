@@ -102,6 +102,9 @@ class Run:
     def err(self) -> str:
         return self._files[1].read_text()
 
+    def is_alive(self) -> bool:
+        return self._process.exitcode is None
+
     def wait(self, timeout: float = 240) -> int:
         """Gives the exit status; a signal's number is negative."""
         self._process.join(timeout)
@@ -115,7 +118,7 @@ class Run:
         """Waits until the output has a text."""
         end = time.monotonic() + timeout
         while text not in self.out:
-            if self._process.exitcode is not None or time.monotonic() > end:
+            if not self.is_alive() or time.monotonic() > end:
                 raise AssertionError(f"no {text!r} in\n{self.out[-3000:]}{self.err}")
             time.sleep(0.05)
 
@@ -124,7 +127,7 @@ class Run:
         for _ in range(5):  # Python drops the exception if a finaliser is running
             os.kill(self.pid, signal.SIGINT)
             self._process.join(10)
-            if self._process.exitcode is not None:
+            if not self.is_alive():
                 break
         return self.wait(60)
 

@@ -3,14 +3,11 @@
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from running import DET, ENV, ROOT, SEG, as_line, small
+from running import DET, SEG, train
 from watching import Watch, descendants
 
 from ravlt.models.attention.rope import rotary_table
@@ -33,25 +30,18 @@ ENDLESS = {
 @pytest.mark.parametrize("config", [DET, SEG], ids=["detector", "segmentor"])
 def test_training_and_evaluation_for_hours(tmp_path, shapes, config):
     """Memory stays, and so do files and processes; Ctrl-C ends all of them."""
-    line = [sys.executable, ROOT / "tools/train.py", config, "--work-dir", "work"]
-    line += ["--data-root", shapes, *as_line(small(config) | ENDLESS)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            list(map(str, line)), cwd=tmp_path, env=ENV, stdout=log, stderr=log
-        )
-        watch = Watch(process.pid)
-        end = time.monotonic() + MINUTES * 60 / 2  # both configs together
-        while time.monotonic() < end and process.poll() is None:
-            time.sleep(5)
-            watch.sample()
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        family = descendants(process.pid)
-        process.send_signal(signal.SIGINT)
-        process.wait(120)
-    evaluations = (tmp_path / "log").read_text().count("Iter(val)")
+    run = train(tmp_path, "--data-root", shapes, config=config, options=ENDLESS)
+    watch = Watch(run.pid)
+    end = time.monotonic() + MINUTES * 60 / 2  # both configs together
+    while time.monotonic() < end and run.is_alive():
+        time.sleep(5)
+        watch.sample()
+    family = descendants(run.pid)
+    evaluations = run.out.count("Iter(val)")
     report(config.stem, watch, evaluations=evaluations)
+    assert run.interrupt() == 1  # and so has not ended before
     assert evaluations > 3
-    assert not [pid for pid in family if is_alive(pid)]
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in family)
     assert watch.slope() * watch.hours() < 50  # MB; allocators move by as much
     # A validation loader's worker comes and goes.
     assert max(watch.processes) <= 5
@@ -82,14 +72,6 @@ def test_ten_thousand_images_of_random_sizes(shapes):
     # Allocators keep what the largest image took: 50 MB in place of a slope.
     assert max(watch.memory[start:]) - watch.memory[start] < 50e6
     assert len(set(watch.files[start:])) == 1
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def report(name: str, watch: Watch, **more: int) -> None:
