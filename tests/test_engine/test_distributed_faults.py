@@ -1,0 +1,123 @@
+"""A process of a run dies, fails or hangs: the others end, and the run can go on."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from processes import free_port, launch, succeed, write_config
+from running import ROOT, SEG, is_finite
+
+from ravlt.checkpoint import read_checkpoint
+
+FSDP = ROOT / "configs/_base_/options/fsdp.py"
+
+
+def fail(cwd: Path, data: Path, *bases: Path, options: dict | None = None, **env):
+    """Runs two processes of which one has a fault; gives log and seconds from it on."""
+    config = write_config(cwd, *bases or (SEG,))
+    run = launch(cwd, config, 2, "--data-root", data, options=options, **env)
+    try:
+        assert run.wait(240) == 1
+    finally:
+        run.kill()
+    log = (cwd / "log").read_text()
+    (begin,) = re.findall(r"fault at (\S+)", log)
+    seconds = round(time.time() - float(begin), 1)
+    print(json.dumps(dict(fault=env["FAULT"], bases=len(bases), seconds=seconds)))
+    return log, seconds
+
+
+def test_killed_process_comes_back(tmp_path, shapes):
+    """torchrun begins again, and --resume with the last checkpoint."""
+    config = write_config(tmp_path, SEG)
+    run = launch(
+        tmp_path,
+        config,
+        2,
+        "--data-root",
+        shapes,
+        "--resume",
+        MAX_RESTARTS="1",
+        FAULT="SIGKILL",
+        FAULT_AT="3",
+    )
+    succeed(run, log=tmp_path / "log")
+    log = (tmp_path / "log").read_text()
+    assert "resumed epoch: 0, iter: 2" in log and "Iter(train) [4/4]" in log
+    assert read_checkpoint(tmp_path / "work/iter_4.pth")["meta"]["iter"] == 4
+    assert is_finite(tmp_path / "work/iter_4.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(3))
+@pytest.mark.parametrize("bases", [(SEG,), (SEG, FSDP)], ids=["replicated", "sharded"])
+def test_killed_process_ends_the_others(tmp_path, shapes, bases, trial):
+    log, seconds = fail(tmp_path, shapes, *bases, FAULT="SIGKILL", FAULT_AT="3")
+    assert seconds < 45
+    assert re.search(r"rank +: 1 .*\n +exitcode +: -9 ", log)
+    assert "Signal 9 (SIGKILL) received by PID" in log
+
+
+@pytest.mark.slow
+def test_error_in_one_process_ends_the_others(tmp_path, shapes):
+    log, seconds = fail(tmp_path, shapes, FAULT="error", FAULT_AT="3")
+    assert seconds < 45
+    assert "ValueError: process 1 has an error" in log
+
+
+@pytest.mark.slow
+def test_process_that_hangs_ends_the_run(tmp_path, shapes):
+    """After env_cfg.dist_cfg.timeout, and torchrun's half a minute for a goodbye."""
+    options = {"env_cfg.dist_cfg.timeout": 5}
+    log, seconds = fail(
+        tmp_path, shapes, options=options, FAULT="SIGSTOP", FAULT_AT="3"
+    )
+    assert 5 < seconds < 60
+    assert "Timed out waiting 5000ms" in log
+
+
+def two_machines(cwd: Path, data: Path, **env) -> list:
+    """Starts two launchers, as on two machines, that meet at an address of one."""
+    port = str(free_port())
+    runs = []
+    for rank in (0, 1):
+        config = write_config(cwd / str(rank), SEG)
+        where = dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.2")
+        args = ["--data-root", data, "--work-dir", cwd / "work", "--resume"]
+        runs.append(
+            launch(cwd / str(rank), config, 1, *args, PORT=port, **where, **env)
+        )
+    return runs
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path, shapes):
+    for rank, run in enumerate(two_machines(tmp_path, shapes)):
+        succeed(run, log=tmp_path / str(rank) / "log")
+    assert is_finite(tmp_path / "work/iter_4.pth")
+    logs = [(tmp_path / name / "log").read_text() for name in "01"]
+    # Each evaluated half of the four images, and one of them wrote.
+    assert "Iter(val) [2/2]" in logs[0] and "Iter(val)" not in logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_process_of_one_machine_is_killed(tmp_path, shapes, restarts):
+    env = dict(FAULT="SIGKILL", FAULT_AT="3", MAX_RESTARTS=restarts)
+    runs = two_machines(tmp_path, shapes, **env)
+    try:
+        statuses = [run.wait(240) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    logs = "".join((tmp_path / name / "log").read_text() for name in "01")
+    (begin,) = re.findall(r"fault at (\S+)", logs)
+    seconds = round(time.time() - float(begin), 1)
+    print(json.dumps(dict(machines=2, restarts=restarts, seconds=seconds)))
+    assert statuses == ([0, 0] if restarts == "1" else [1, 1])
+    assert seconds < 120
+    if restarts == "1":
+        assert "resumed epoch: 0, iter: 2" in logs
+        assert is_finite(tmp_path / "work/iter_4.pth")
