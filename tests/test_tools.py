@@ -1,23 +1,16 @@
 """The command lines, in processes of their own and in a foreign directory."""
 
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from PIL import Image
 from running import (
-    ENV,
-    ROOT,
-    SEG,
     Run,
     as_line,
     is_finite,
     read_scalars,
-    small,
     train,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -179,31 +172,3 @@ def test_a_host_config_gets_our_safety(tmp_path, shapes, config):
     assert len(list(work.glob(f"best_{metric.replace('/', '_')}_*.pth"))) == 1
     assert (work / "curves.png").exists()
     assert list(work.glob("*/vis_data/events.out.tfevents.*"))
-
-
-def test_distributed(tmp_path, shapes):
-    """Two processes on the CPU, for which mmengine's call of CUDA is taken out."""
-    shim = "import torch\ntorch.cuda.set_device = lambda device: None\n"
-    (tmp_path / "sitecustomize.py").write_text(shim)
-    options = small(SEG) | {
-        "env_cfg.dist_cfg.backend": "gloo",
-        "model_wrapper_cfg.type": "MMDistributedDataParallel",
-        "model_wrapper_cfg.device_ids": None,
-        "model_wrapper_cfg.broadcast_buffers": False,
-    }
-    line = ["bash", ROOT / "tools/dist_train.sh", SEG, "2", "--data-root", shapes]
-    line += ["--work-dir", "work", *as_line(options)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = ENV | {"PYTHON": sys.executable, "PORT": str(port)}
-    env["PYTHONPATH"] = f"{tmp_path}:{env.get('PYTHONPATH', '')}"
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
-    # Each process evaluated half of the four images, and one of them wrote.
-    assert "Iter(val) [2/2]" in done.stdout
-    assert len(list(tmp_path.glob("work/*/vis_data/scalars.json"))) == 1
-    assert is_finite(tmp_path / "work/iter_4.pth")
-    checkpoint = read_checkpoint(tmp_path / "work/iter_4.pth")
-    metadata = checkpoint["state_dict"]._metadata
-    assert metadata["backbone"]["attn_types"] == ("rala",) * 4

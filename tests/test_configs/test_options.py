@@ -24,9 +24,11 @@ def test_options_stand_beside_configs(tmp_path, path, option):
     leaf = tmp_path / "leaf.py"
     leaf.write_text(f"_base_ = ['{path}', '{OPTIONS / option}']\n")
     plain, changed = Config.fromfile(path), Config.fromfile(leaf)
-    hooks = changed.pop("custom_hooks")
+    hooks = changed.pop("custom_hooks", [])
     kinds = {"EMAHook": "ema" in option, "ClipGradHook": "clip_grad" in option}
     assert [hook.type for hook in hooks] == [kind for kind, on in kinds.items() if on]
+    sharded = [changed.pop(key, None) for key in ("runner_type", "strategy")]
+    assert all(sharded) if option == "fsdp.py" else not any(sharded)
     assert changed.to_dict() == plain.to_dict()
 
 
