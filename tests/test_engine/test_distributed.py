@@ -1,11 +1,14 @@
 """Several processes compute what one does with the whole batch."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import STILL, launch, succeed, write_config
-from running import ROOT, SEG, read_scalars, small, train
+from processes import STILL, free_port, launch, succeed, write_config
+from running import DET, ENV, ROOT, SEG, as_line, read_scalars, small, train
 
 from ravlt.checkpoint import read_checkpoint
 from ravlt.datasets.shapes import write_shapes
@@ -119,3 +122,24 @@ def test_one_process_writes(several):
     runs = 2 if (several / "iter_4.pth").is_dir() else 1
     assert len(list(several.glob("*/vis_data/scalars.json"))) == runs
     assert (several / "last_checkpoint").read_text().endswith("iter_4.pth")
+
+
+@pytest.mark.slow
+def test_detections_of_uneven_shares_are_those_of_one_process(det_run, five):
+    images = {}
+    for number in (1, 2):
+        out = f"{number}.pkl"
+        options = small(DET) | {"model.test_cfg.rcnn.score_thr": 0.0}
+        line = ["bash", ROOT / "tools/dist_test.sh", DET, "work/iter_4.pth", number]
+        line += ["--data-root", five, "--work-dir", f"shares{number}", "--out", out]
+        line = [str(item) for item in (*line, *as_line(options))]
+        env = ENV | {"PYTHON": sys.executable, "PORT": str(free_port())}
+        done = subprocess.run(line, cwd=det_run.cwd, env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        images[number] = pickle.loads((det_run.cwd / out).read_bytes())
+    assert [image["img_id"] for image in images[2]] == [1, 2, 3, 4, 5]
+    for one, other in zip(images[1], images[2], strict=True):
+        assert one["img_id"] == other["img_id"]
+        found = [image["pred_instances"]["scores"] for image in (one, other)]
+        assert len(found[0]) > 10
+        torch.testing.assert_close(*found)
