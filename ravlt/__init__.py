@@ -1,5 +1,7 @@
 """RAVLT for OpenMMLab: ``custom_imports`` of this package registers the backbone."""
 
+import contextlib
+
 try:
     import mmengine  # noqa: F401
 except ImportError as error:
@@ -17,11 +19,13 @@ from .engine import finite as _finite  # noqa: F401 (registers hooks and wrapper
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
 from .engine import loops as _loops  # noqa: F401 (registers the training loops)
-from .engine import sharding as _sharding  # noqa: F401 (registers its strategy)
 from .errors import RAVLTError
 from .models import RAVLT
 from .swap import swap_backbone
 from .version import __version__
+
+with contextlib.suppress(ImportError):  # PyTorch before 2.5 lacks what it is made of
+    from .engine import sharding as _sharding  # noqa: F401 (registers its strategy)
 
 __all__ = [
     "RAVLT",

@@ -12,7 +12,6 @@ from ravlt.checkpoint import read_checkpoint
 from ravlt.errors import RAVLTError
 
 from .checkpoint_hook import INTERRUPTED
-from .shards import read_rest
 
 _CHECKPOINT = re.compile(rf"(epoch|iter)_.*\.pth|{re.escape(INTERRUPTED)}")
 
@@ -104,6 +103,8 @@ def _read_seed(path: str) -> int | None:
         RAVLTError: If it is broken, or nothing that a run can go on from.
     """
     if os.path.isdir(path):
+        from .shards import read_rest  # not in every PyTorch
+
         meta = read_rest(path)["meta"]
     else:
         _check_sums(path)
