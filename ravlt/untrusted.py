@@ -18,6 +18,7 @@ _DTYPES = frozenset(
     [torch.float64, torch.float32, torch.float16, torch.bfloat16]
     + [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
 )
+_MOST_SPREAD = 1 << 32  # bytes, of all tensors that repeat their data
 _NUMPY_DTYPES = (
     "bool",
     *(f"{kind}{8 << i}" for kind in ("int", "uint") for i in range(4)),
@@ -79,7 +80,7 @@ def allow_listed():
 
 
 def check_tensors(content, path: str) -> None:
-    """Refuses tensors that are no weights: of odd kinds, or larger than their data.
+    """Refuses tensors that are no weights: of odd kinds, or far larger than their data.
 
     A few bytes can claim to be any number of elements, by a stride of 0.
 
@@ -90,8 +91,14 @@ def check_tensors(content, path: str) -> None:
     Raises:
         RAVLTError: Names the key of the first such tensor.
     """
+    spread = 0
     for key, tensor in _tensors(content):
         kind = _odd_kind(tensor)
+        if not kind:
+            size = tensor.numel() * tensor.element_size()
+            spread += size if size > tensor.untyped_storage().nbytes() else 0
+            if spread > _MOST_SPREAD:
+                kind = f"of shape {tuple(tensor.shape)} with data for far less"
         if kind:
             raise RAVLTError(
                 f"Refused checkpoint '{path}': {key} is {kind}, not a plain tensor of "
@@ -108,8 +115,6 @@ def _odd_kind(tensor: Tensor) -> str | None:
         return f"of {str(tensor.dtype).removeprefix('torch.')}"
     if tensor.is_meta:
         return "without data"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"of shape {tuple(tensor.shape)} with data for less"
     return None
 
 

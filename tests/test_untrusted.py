@@ -102,6 +102,7 @@ HUGE = {
     "view": claim(4, (TERA,), (1,)),
     "stride 0": claim(4, (TERA,), (0,)),
     "overlap": claim(4, (TERA, 2), (0, 1)),
+    "many": [claim(4, (10**8,), (0,))] * 11,
     "array": Call(np.ndarray, (TERA,)),
 }
 
@@ -116,6 +117,11 @@ def test_absurd_sizes(tmp_path, name, order):
         read_checkpoint(path)
     assert "\n" not in str(refused.value)
     assert peak() - before < 50_000  # kilobytes
+
+
+def test_repeated_data_is_no_crime(tmp_path):
+    torch.save({"w": torch.ones(1).expand(10**6)}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["w"].sum() == 10**6
 
 
 def test_absurd_size_before_torch_1_6(tmp_path):
@@ -275,11 +281,11 @@ def make_noise(tmp_path: Path, trials: int) -> dict[str, int]:
 
 def test_noise_is_read_or_refused_in_one_line(tmp_path):
     counts = make_noise(tmp_path, 300)
-    assert counts["refused"] > 30 and counts["read"] > 30
+    assert counts["refused"] > 30 and counts["read"] > 3
 
 
 @pytest.mark.slow
 def test_much_noise_is_read_or_refused_in_one_line(tmp_path):
     counts = make_noise(tmp_path, 20_000)
     print(counts)
-    assert counts["refused"] > 2000 and counts["read"] > 2000
+    assert counts["refused"] > 2000 and counts["read"] > 200
