@@ -1,0 +1,157 @@
+"""Downloads from a server on this machine: checked, and whole or absent."""
+
+import hashlib
+import http.server
+import io
+import threading
+from email.message import Message
+from pathlib import Path
+
+import pytest
+import torch
+
+from ravlt import download
+from ravlt.checkpoint import read_checkpoint
+from ravlt.download import fetch
+from ravlt.errors import RAVLTError
+
+BUFFER = io.BytesIO()
+torch.save({"w": torch.arange(3.0)}, BUFFER)
+CONTENT = BUFFER.getvalue()
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """What the address says is what goes wrong."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        if self.path == "/gone.pth":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        cut = self.path.startswith("/cut")
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if cut else CONTENT)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path / "hub/checkpoints"
+
+
+def left(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.glob("*")) if cache.exists() else []
+
+
+def test_a_file_known_by_its_sum(server, cache):
+    address = f"{server}/a.pth#sha256={SHA}"
+    assert read_checkpoint(address)["w"].tolist() == [0, 1, 2]
+    assert (cache / "a.pth").read_bytes() == CONTENT
+    asked = Handler.asked
+    assert fetch(address) == str(cache / "a.pth")
+    assert Handler.asked == asked  # it was there
+    (cache / "a.pth").write_bytes(CONTENT[:-1])
+    assert Path(fetch(address)).read_bytes() == CONTENT  # but was not that file
+    assert Handler.asked == asked + 1
+    assert left(cache) == ["a.pth"]
+    assert (cache / "a.pth").stat().st_mode & 0o022 == 0  # nobody else writes it
+
+
+def test_another_file_is_refused(server, cache):
+    with pytest.raises(RAVLTError) as refused:
+        fetch(f"{server}/a.pth#sha256={'0' * 64}")
+    assert str(refused.value) == (
+        f"'{server}/a.pth' has the sha-256 {SHA}, but should have {'0' * 64}: it is "
+        f"broken or another file; ask for it where it was published."
+    )
+    assert left(cache) == []
+
+
+@pytest.mark.parametrize("name", ["cut.pth", "gone.pth"])
+def test_nothing_is_left_of_what_failed(server, cache, name):
+    address = f"{server}/{name}#sha256={SHA}"
+    with pytest.raises(RAVLTError) as refused:
+        read_checkpoint(address)
+    reason = "got " if name == "cut.pth" else "HTTP Error 404"
+    assert str(refused.value).startswith(f"Cannot download '{address}' ({reason}")
+    assert left(cache) == []
+
+
+def test_plain_http_is_refused_before_anything_is_asked(server, cache):
+    asked = Handler.asked
+    for name in ("a.pth", f"a-{SHA[:8]}.pth"):
+        with pytest.raises(RAVLTError, match=r"^Refused 'http:.*use https://, or add"):
+            fetch(f"{server}/{name}")
+    assert Handler.asked == asked
+
+
+@pytest.mark.parametrize("fragment", ["sha256=12", "md5=1", f"sha256={'g' * 64}"])
+def test_wrong_sums(cache, fragment):
+    with pytest.raises(RAVLTError, match="must end in #sha256= and 64 digits"):
+        fetch(f"https://host/a.pth#{fragment}")
+
+
+@pytest.fixture
+def secure(monkeypatch):
+    """Every https address gives the content; `moved` is where it came from."""
+
+    def set_moved(moved: str | None) -> None:
+        def answer(request, timeout):
+            response = io.BytesIO(CONTENT)
+            response.url = moved or request.full_url
+            response.headers = Message()
+            return response
+
+        monkeypatch.setattr(download, "urlopen", answer)
+
+    return set_moved
+
+
+def test_sums_in_names(secure, cache):
+    secure(None)
+    good = f"ravlt_t-{SHA[:8]}.pth"
+    # Without a sum, with a date, with fewer digits than a sum has.
+    for name in (good, "a.pth", "a-20251125.pth", "a-1234567.pth"):
+        assert Path(fetch(f"https://host/x/{name}?y=1")).name == name
+    with pytest.raises(
+        RAVLTError, match=f"has the sha-256 {SHA}, but should have 0123"
+    ):
+        fetch("https://host/a-01234567.pth")
+    assert good in left(cache) and "a-01234567.pth" not in left(cache)
+
+
+def test_moved_to_a_plain_address(secure, cache):
+    secure("http://elsewhere/a.pth")
+    with pytest.raises(RAVLTError, match="'https://host/a.pth', which is read from"):
+        fetch("https://host/a.pth")
+    assert left(cache) == []
+    assert fetch(f"https://host/a.pth#sha256={SHA}")  # whoever sends it
+
+
+def test_a_kill_leaves_no_file_of_the_name(secure, cache, monkeypatch):
+    secure(None)
+
+    def die(path: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "_sha256", die)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("https://host/a.pth")
+    assert left(cache) == []
