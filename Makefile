@@ -5,7 +5,7 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test test-slow coverage mutations lint benchmark zoo
+.PHONY: env quickstart test test-slow coverage mutations lint audit benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up only; STACK=onedl for the maintained forks"
 	@echo "make lint         style checks"
+	@echo "make audit        installed packages beside known vulnerabilities (needs a network)"
 
 env: $(READY)
 
@@ -47,6 +48,13 @@ mutations: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# In an environment of its own; --strict, so that what could not be looked up is an error.
+AUDIT := work_dirs/audit
+audit: env
+	$(VENV)/bin/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install -q pip-audit==2.10.1
+	$(AUDIT)/bin/pip-audit --strict --skip-editable --path $(VENV)/lib/python3*/site-packages
 
 # Peers are timm's, features only, at their usual sizes; RAVLT alone goes on to 4K.
 BENCHMARK := $(VENV)/bin/python tools/analysis_tools/benchmark.py --repeat 3 --warmup 1
