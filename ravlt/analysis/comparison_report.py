@@ -111,13 +111,12 @@ def draw_comparison(
                     (row[f"{kind}_before"], y),
                     arrowprops=dict(arrowstyle="->", color=style, shrinkA=0, shrinkB=0),
                 )
-                ends = [row[f"{kind}_{when}"] for when in ("before", "after")]
-                label = kind if y == 0 else None
-                right.plot(ends[:1], [y], ".", color=style, label=label)
+                right.plot(row[f"{kind}_before"], y, ".", color=style)
         left.set(title=f"{task}: mIoU, seeds and mean")
-        right.set(title=f"{task}: effective rank (%), before -> after training")
+        right.set(
+            title=f"{task}: effective rank (%), training; core grey, output black"
+        )
         right.set_xlim(0, 100)
-        right.legend(fontsize=8, loc="lower right")
         for axes in (left, right):
             axes.set_yticks(range(len(names)), names)
             axes.invert_yaxis()
