@@ -85,7 +85,8 @@ def test_safety_of_ours(config, metric):
     assert [hook.type for hook in cfg.custom_hooks] == kinds
     for name in ("train", "val", "test"):
         pipeline = cfg[f"{name}_dataloader"].dataset.pipeline
-        assert pipeline[0].type == "VerifyImages" and pipeline[0].on_error == "error"
+        step = pipeline[0]
+        assert (step["type"], step["on_error"]) == ("VerifyImages", "error")
     once = cfg.to_dict()
     add_safety(cfg)
     assert cfg.to_dict() == once
