@@ -85,7 +85,7 @@ def train(trials: list[Trial], out: Path, jobs: int) -> None:
     """Runs what is not yet there; a line of results.jsonl each."""
     done = {key_of(row) for row in read_results(out / "results.jsonl", trials)}
     todo = [trial for trial in trials if key_of(vars(trial)) not in done]
-    print(f"{len(todo)} trainings of {len(trials)} are left.")
+    print(f"Trainings left: {len(todo)} of {len(trials)}.")
     for task in dict.fromkeys(trial.task for trial in todo):
         TASKS[task].write(out / "data" / task)
     context = multiprocessing.get_context("spawn")
