@@ -11,28 +11,10 @@ from ravlt.errors import RAVLTError
 
 # Calls that make values, or change a list or dict, and do nothing else.
 _HARMLESS = {"abs", "bool", "dict", "enumerate", "float", "int", "len", "list", "max"}
-_HARMLESS |= {
-    "min",
-    "range",
-    "read_base",
-    "reversed",
-    "round",
-    "set",
-    "slice",
-    "sorted",
-}
-_HARMLESS |= {"str", "sum", "tuple", "zip"}
-_METHODS = {
-    "append",
-    "copy",
-    "extend",
-    "get",
-    "items",
-    "keys",
-    "pop",
-    "update",
-    "values",
-}
+_HARMLESS |= {"min", "range", "read_base", "reversed", "round", "set", "slice"}
+_HARMLESS |= {"sorted", "str", "sum", "tuple", "zip"}
+_METHODS = {"append", "copy", "extend", "get", "items", "keys", "pop", "update"}
+_METHODS |= {"values"}
 _SCOPES = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "ravlt"}
 # mmengine fills these in before it parses: {{ fileDirname }}, {{ $NAME:default }}.
 _FILLED = re.compile(r"\{\{\s*(\$[^{}]*?|file\w+)\s*\}\}")
@@ -169,28 +151,26 @@ def _inherited(tree: ast.AST) -> set[ast.AST]:
 def _located(name: str, origin: str = "") -> str | None:
     """The file of ``_base_``, of an import in ``read_base``, or of ``mmdet::...``."""
     folder = os.path.dirname(origin)
-    package, is_scoped, rest = name.partition("::")
-    if is_scoped or (origin and not name.endswith((".py", ".yml", ".yaml", ".json"))):
-        module = name.lstrip(".")
-        if not is_scoped and name.startswith("."):
-            up = os.path.join(folder, *[os.pardir] * (len(name) - len(module) - 1))
-            return os.path.join(up, *module.split(".")) + ".py"
-        if not is_scoped:
-            package, _, rest = name.partition(".")
-            package_folder = _folder_of(package)
-            inside = rest.removeprefix("configs.").replace(".", "/") + ".py"
-        else:
-            package_folder, inside = _folder_of(package), rest
-        return package_folder and os.path.join(
-            package_folder, ".mim", "configs", inside
-        )
-    return os.path.join(folder, name)
+    package, is_scoped, inside = name.partition("::")
+    if is_scoped:
+        return _shipped(package, inside)
+    if not origin or name.endswith((".py", ".yml", ".yaml", ".json")):
+        return os.path.join(folder, name)
+    module = name.lstrip(".")
+    if module != name:
+        up = [os.pardir] * (len(name) - len(module) - 1)
+        return os.path.join(folder, *up, *module.split(".")) + ".py"
+    package, _, inside = name.partition(".")
+    inside = inside.removeprefix("configs.").replace(".", "/")
+    return _shipped(package, f"{inside}.py")
 
 
-def _folder_of(package: str) -> str | None:
-    """Where a package is, which is not imported."""
+def _shipped(package: str, inside: str) -> str | None:
+    """A config that comes with a package, which is not imported."""
     try:
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError):
         return None
-    return os.path.dirname(spec.origin) if spec and spec.origin else None
+    if not spec or not spec.origin:
+        return None
+    return os.path.join(os.path.dirname(spec.origin), ".mim", "configs", inside)
