@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from ravlt.checkpoint import load_pretrained
@@ -36,7 +37,6 @@ SCALES = (0.25, 0.5, 1, 2)  # of the image, for row sums
 DENSE_TOKENS = 4096
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean, deviation
 _NAMES = {kind: name for name, kind in CORES.items()}
 
 
@@ -189,7 +189,8 @@ def name_of(core: AttentionCore) -> str:
 
 
 def _normalise(pixels: Tensor) -> Tensor:
-    mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in _IMAGENET)
+    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # of pixels up to 1
+    mean, deviation = (255 * torch.tensor(x).view(3, 1, 1) for x in statistics)
     return ((pixels - mean) / deviation)[None]
 
 

@@ -6,6 +6,7 @@ them, for ``timm.create_model`` and for mmseg's ``TIMMBackbone`` alike.
 
 from collections.abc import Mapping, Sequence
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -233,8 +234,8 @@ def _cfg(url: str) -> dict:
         crop_pct=0.875,
         interpolation="bicubic",
         fixed_input_size=False,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
         first_conv="patch_embed.proj.0",
         classifier="head",
         paper_ids="arXiv:2411.07635",
