@@ -91,7 +91,6 @@ def without_images(content: dict, ids: set) -> dict:
         content: From :func:`read_coco`, not changed.
         ids: Ids of the images to leave out.
     """
-
     # An object of no known image stays, and the error with it.
     return content | {
         "images": [r for r in content["images"] if _id(r, "id") not in ids],

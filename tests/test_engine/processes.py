@@ -13,6 +13,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from running import ENV, ROOT, SEG, as_line, small
 
+from ravlt.checkpoint import read_checkpoint
+from ravlt.engine.shards import consolidate
+
 # With these, one process and several compute the same: no batch statistics, no Adam,
 # which makes steps of noise where there is no gradient.
 EQUAL = """
@@ -102,6 +105,12 @@ def succeed(*runs: subprocess.Popen, log: Path, timeout: float = 240) -> None:
         finally:
             run.kill()
         assert status == 0, f"status {status}\n{log.read_text()[-6000:]}"
+
+
+def read_weights(path: Path) -> dict:
+    """The weights of a checkpoint, plain or sharded."""
+    found = consolidate(str(path)) if path.is_dir() else read_checkpoint(path)
+    return found["state_dict"]
 
 
 def free_port() -> int:

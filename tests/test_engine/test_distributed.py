@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import STILL, free_port, launch, succeed, write_config
+from processes import STILL, free_port, launch, read_weights, succeed, write_config
 from running import DET, ENV, ROOT, SEG, as_line, read_scalars, small, train
 
 from ravlt.checkpoint import read_checkpoint
 from ravlt.datasets.shapes import write_shapes
-from ravlt.engine.shards import consolidate
 
 FSDP = ROOT / "configs/_base_/options/fsdp.py"
 
@@ -69,12 +68,6 @@ def sharded(tmp_path_factory, five, same) -> Path:
     return cwd / "work"
 
 
-def weights(work: Path) -> dict:
-    path = work / "iter_4.pth"
-    found = consolidate(str(path)) if path.is_dir() else read_checkpoint(path)
-    return found["state_dict"]
-
-
 @pytest.fixture(params=["replicated", "sharded"])
 def several(request) -> Path:
     return request.getfixturevalue(request.param)
@@ -98,7 +91,7 @@ def test_losses_and_gradients_are_those_of_one_process(alone, several):
 
 
 def test_weights_are_those_of_one_process(alone, several, same):
-    one, other = weights(alone), weights(several)
+    one, other = (read_weights(work / "iter_4.pth") for work in (alone, several))
     assert one.keys() == other.keys()
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=0, atol=5e-5, msg=key)

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import free_port, launch, succeed, write_config
+from exact import assert_equal
+from processes import free_port, launch, read_weights, succeed, write_config
 from running import ROOT, SEG, is_finite
 
 from ravlt.checkpoint import read_checkpoint
@@ -76,6 +77,39 @@ def test_process_that_hangs_ends_the_run(tmp_path, shapes):
     )
     assert 5 < seconds < 60
     assert "Timed out waiting 5000ms" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["one process", "torchrun"])
+@pytest.mark.parametrize("bases", [(SEG,), (SEG, FSDP)], ids=["replicated", "sharded"])
+def test_sigterm_stops_all_after_the_same_iteration(tmp_path, shapes, bases, whom):
+    """Whoever of them gets it; and what follows is the uninterrupted run."""
+    options = {"train_cfg.max_iters": 30, "train_cfg.val_interval": 30}
+    options["default_hooks.checkpoint.interval"] = 30
+    start = [write_config(tmp_path, *bases), 2, "--data-root", shapes, "--resume"]
+    log = tmp_path / "log"
+    if whom == "torchrun":
+        run = launch(tmp_path, *start, options=options)
+        while "Iter(train) [ 5/30]" not in log.read_text():
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.terminate()
+    else:
+        fault = dict(FAULT="SIGTERM", FAULT_AT="5")
+        run = launch(tmp_path, *start, options=options, **fault)
+    try:
+        assert run.wait(240) != 0
+    finally:
+        run.kill()
+    (stopped,) = set(re.findall(r"SIGTERM after iteration (\d+)", log.read_text()))
+    assert int(stopped) == 6 if whom == "one process" else 5 <= int(stopped) < 30
+    assert (tmp_path / "work/interrupted.pth").exists()
+    succeed(launch(tmp_path, *start, options=options), log=log)
+    assert f"resumed epoch: 0, iter: {stopped}" in log.read_text()
+    (tmp_path / "whole").mkdir()
+    succeed(launch(tmp_path / "whole", *start, options=options), log=log)
+    parts = read_weights(tmp_path / "work/iter_30.pth")
+    assert_equal(parts, read_weights(tmp_path / "whole/work/iter_30.pth"))
 
 
 def two_machines(cwd: Path, data: Path, **env) -> list:
