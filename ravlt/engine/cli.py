@@ -101,10 +101,11 @@ def read_run_config(args: argparse.Namespace) -> Config:
 
 def _leave_group() -> None:
     # mmengine leaves the group open, and a process that ends with its threads running
-    # may abort. What else holds the group goes, too.
+    # may abort. First goes what else holds the group: freed after it, a model may wait
+    # for a thread that waits for Python's lock.
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
         gc.collect()
+        dist.destroy_process_group()
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import math
 import multiprocessing
+import os
 
 import pytest
 import torch
@@ -157,7 +158,10 @@ def _train_rank(rank: int, folder: str, bad: float | None, build, queue) -> None
         skipped.append(wrapper.skipped)
     state = {k: v.tolist() for k, v in model.module.state_dict().items()}
     queue.put((rank, skipped, state))
-    torch.distributed.destroy_process_group()
+    queue.close()
+    queue.join_thread()
+    # Freeing the group may hold Python's lock and wait for a thread that wants it.
+    os._exit(0)
 
 
 def build_plain(model: nn.Module) -> FiniteOptimWrapper:
