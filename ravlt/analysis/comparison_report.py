@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from .report import markdown_table
+from .report import group_by, markdown_table
 
 COLUMNS = (
     ("task", "task"),
@@ -74,7 +74,7 @@ def comparison_tables(rows: Sequence[Mapping]) -> str:
     """Sets a Markdown table for each task."""
     tables = [
         f"### {task}\n\n{markdown_table(of, COLUMNS[1:])}"
-        for task, of in _by_task(rows).items()
+        for task, of in group_by(rows, "task").items()
     ]
     return "\n\n".join(tables)
 
@@ -91,7 +91,7 @@ def draw_comparison(
     """
     from matplotlib.figure import Figure  # heavy, and only needed here
 
-    by_task = _by_task(rows)
+    by_task = group_by(rows, "task")
     figure = Figure(figsize=(11, 3.6 * len(by_task)), layout="constrained")
     grid = figure.subplots(len(by_task), 2, squeeze=False)
     for (task, of), (left, right) in zip(by_task.items(), grid, strict=True):
@@ -122,10 +122,3 @@ def draw_comparison(
             axes.invert_yaxis()
             axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
-
-
-def _by_task(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
-    tasks: dict[str, list[Mapping]] = {}
-    for row in rows:
-        tasks.setdefault(row["task"], []).append(row)
-    return tasks

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .rank import Matrix
 from .rank_study import Study
+from .report import group_by
 
 # Columns of the printed table. For a mechanism without alpha its one form stands in
 # the column of those with it.
@@ -33,7 +34,7 @@ _STYLES = (
 def rank_table(found: Study) -> str:
     """Sets effective ranks in a Markdown table: mean of the heads / over all heads."""
     lines = _head(["layer", "attention", *_COLUMNS, "full KV", "full output"])
-    for layer, rows in _by_layer(found.ranks).items():
+    for layer, rows in group_by(found.ranks, "layer").items():
         cells, full = [], {"kv": "", "output": ""}
         for matrix in _COLUMNS.values():
             heads, whole = _select(rows, matrix)
@@ -53,7 +54,7 @@ def attention_table(found: Study) -> str:
     titles = ("entropy share {}", "row sum {}")
     columns = [title.format(size) for title in titles for size in sizes]
     lines = _head(["layer", "attention", "alpha", *columns])
-    for layer, rows in _by_layer(found.attention).items():
+    for layer, rows in group_by(found.attention, "layer").items():
         for alpha in dict.fromkeys(row["alpha"] for row in rows):
             of = {
                 row["size"]: row
@@ -94,7 +95,7 @@ def _draw(path: str, ranks: Sequence[Mapping], columns: Sequence[str]) -> None:
     """One plot a layer: spectra over all heads; lines differ without colour."""
     layers = {
         layer: rows
-        for layer, rows in _by_layer(ranks).items()
+        for layer, rows in group_by(ranks, "layer").items()
         if _select(rows, _COLUMNS[columns[0]])[1]
     }
     if not layers:  # softmax has no KV buffer
@@ -123,13 +124,6 @@ def _draw(path: str, ranks: Sequence[Mapping], columns: Sequence[str]) -> None:
         axes.set_axis_off()
     figure.supylabel("singular value over the largest", fontsize=9)
     figure.savefig(path, dpi=110)
-
-
-def _by_layer(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
-    layers: dict[str, list[Mapping]] = {}
-    for row in rows:
-        layers.setdefault(row["layer"], []).append(row)
-    return layers
 
 
 def _select(

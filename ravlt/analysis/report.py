@@ -56,6 +56,14 @@ def write_csv(
         writer.writerows(rows)
 
 
+def group_by(rows: Iterable[Mapping], key: str) -> dict[str, list[Mapping]]:
+    """Gives the rows by the value of a key, both in their order."""
+    groups: dict[str, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
+
+
 def growth(rows: Iterable[Mapping], key: str) -> dict[str, float]:
     """Gives each model's exponent of growth over pixels: 1 is linear, 2 quadratic.
 

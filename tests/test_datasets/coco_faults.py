@@ -128,27 +128,19 @@ def unknown_category(content: dict, rng: random.Random) -> None:
 
 
 _NAN, _INF = float("nan"), float("inf")
+_KEYS = [
+    *(("images", key) for key in ("id", "file_name", "height", "width")),
+    *(("categories", key) for key in ("id", "name")),
+    *(
+        ("annotations", key)
+        for key in ("id", "image_id", "category_id", "bbox", "area")
+    ),
+]
 COCO_FAULTS: dict[str, CocoFault] = {
-    **{
-        f"{records} without {key}": without(records, key)
-        for records, keys in {
-            "images": ("id", "file_name", "height", "width"),
-            "categories": ("id", "name"),
-            "annotations": ("id", "image_id", "category_id", "bbox", "area"),
-        }.items()
-        for key in keys
-    },
+    **{f"{records} without {key}": without(records, key) for records, key in _KEYS},
     "annotation without iscrowd": without("annotations", "iscrowd"),
     "annotation without segmentation": without("annotations", "segmentation"),
-    **{
-        f"{records}.{key} odd": change(records, key, *_ODD)
-        for records, keys in {
-            "images": ("id", "file_name", "height", "width"),
-            "categories": ("id", "name"),
-            "annotations": ("id", "image_id", "category_id", "bbox", "area"),
-        }.items()
-        for key in keys
-    },
+    **{f"{records}.{key} odd": change(records, key, *_ODD) for records, key in _KEYS},
     "iscrowd odd": change("annotations", "iscrowd", *_ODD, 1),
     "segmentation odd": change("annotations", "segmentation", *_SEGMENTATIONS),
     **{
