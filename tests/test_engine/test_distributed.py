@@ -84,7 +84,7 @@ def test_losses_and_gradients_are_those_of_one_process(alone, several):
     ]
     assert len(curves[0]) == 4
     for one, other in zip(*curves, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+        assert one == pytest.approx(other, rel=5e-5)
     # Clipped, and not by chance the same.
     norms = [norm for *_, norm in curves[0]]
     assert min(norms) > 0.5 and len(set(norms)) == 4
@@ -94,7 +94,7 @@ def test_weights_are_those_of_one_process(alone, several, same):
     one, other = (read_weights(work / "iter_4.pth") for work in (alone, several))
     assert one.keys() == other.keys()
     for key, value in one.items():
-        torch.testing.assert_close(other[key], value, rtol=0, atol=5e-5, msg=key)
+        torch.testing.assert_close(other[key], value, rtol=0, atol=2e-4, msg=key)
     start = read_checkpoint(same["load_from"])["state_dict"]
     moved = max((one[key] - value).abs().max() for key, value in start.items())
     assert moved > 0.03
