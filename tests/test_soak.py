@@ -42,7 +42,10 @@ def test_training_and_evaluation_for_hours(tmp_path, shapes, config):
     assert run.interrupt() == 1  # and so has not ended before
     assert evaluations > 3
     assert not any(os.path.exists(f"/proc/{pid}") for pid in family)
-    assert watch.slope() * watch.hours() < 50  # MB; allocators move by as much
+    # mmengine keeps what every iteration logs (up to a million of them), and a few
+    # copies while it is written; allocators move by some 50 MB.
+    history = evaluations * ENDLESS["train_cfg.val_interval"] * 1e-3
+    assert watch.slope() * watch.hours() < 50 + history
     # A validation loader's worker comes and goes.
     assert max(watch.processes) <= 5
     first, last = watch.fewest_files()
@@ -62,7 +65,7 @@ def test_ten_thousand_images_of_random_sizes(shapes):
     draw = random.Random(0)
     watch = Watch(os.getpid())
     for i in range(IMAGES):
-        height, width = draw.randrange(16, 400), draw.randrange(16, 400)
+        height, width = draw.randrange(16, 120), draw.randrange(16, 700)
         inference_model(model, np.zeros((height, width, 3), np.uint8))
         if i % 100 == 99:
             watch.sample()
