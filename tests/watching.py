@@ -17,11 +17,15 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory in use, shared pages divided by those who share them."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} shows no memory")
+    """Bytes of memory in use, shared pages divided by those who share them.
+
+    Without files (libraries): other programs share them, and come and go.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    parts = [line.split()[1] for line in lines if line[:8] in ("Pss_Anon", "Pss_Shme")]
+    if not parts:
+        raise ValueError(f"process {pid} shows no memory")
+    return sum(map(int, parts)) * 1024
 
 
 @dataclass
