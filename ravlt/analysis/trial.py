@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ravlt.errors import RAVLTError
@@ -43,10 +43,14 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
         RAVLTError: If the loss or a gradient of the backbone is not finite.
         Exception: Whatever the model raises with images of the last size.
     """
-    init_default_scope(cfg.get("default_scope") or "mmdet")
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmdet"):
+        return _try(cfg.model, sides)
+
+
+def _try(model_cfg: Mapping, sides: Sequence[int]) -> Trial:
     for clock in ("iter", "epoch"):  # some losses depend on it; a runner sets it
         MessageHub.get_current_instance().update_info(clock, 0)
-    model_cfg = copy.deepcopy(cfg.model)
+    model_cfg = copy.deepcopy(model_cfg)
     _make_local(model_cfg)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     _init_weights(model)

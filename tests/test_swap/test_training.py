@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
 from swap_cases import (
     DEEPLAB,
     MASK2FORMER,
@@ -49,9 +48,9 @@ def groups(cfg: Config) -> dict[str, tuple[float, float]]:
 
 
 def preprocess(cfg: Config, pixels: torch.Tensor) -> torch.Tensor:
-    # Whatever scope other tests have left.
-    with MODELS.switch_scope_and_registry("mmdet") as registry:
-        made = registry.build(cfg.model.data_preprocessor)
+    from mmdet.registry import MODELS
+
+    made = MODELS.build(cfg.model.data_preprocessor)
     return made(dict(inputs=[pixels], data_samples=None))["inputs"]
 
 
