@@ -52,23 +52,32 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit("interrupted: continue with --resume and the same --work-dir.")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that training and testing share.
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the config, and what to change in it.
 
     Args:
         parser: Parser to extend.
     """
     parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
-    parser.add_argument("--work-dir", help="where logs and checkpoints go")
-    parser.add_argument(
-        "--data-root", help="folder of the data set, in place of the config's"
-    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
         metavar="KEY=VALUE",
         help="override keys of the config, e.g. train_dataloader.batch_size=4",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that training and testing share.
+
+    Args:
+        parser: Parser to extend.
+    """
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument(
+        "--data-root", help="folder of the data set, in place of the config's"
     )
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"

@@ -11,11 +11,9 @@ import json
 import sys
 from collections import Counter
 
-from mmengine.config import DictAction
-
 import ravlt  # noqa: F401 (registers what configs name)
 from ravlt.datasets.problems import ERROR, report_lines
-from ravlt.engine.cli import run_cli
+from ravlt.engine.cli import add_config_arguments, run_cli
 from ravlt.engine.config import load_config
 from ravlt.engine.data import check_all_data, set_data_root
 from ravlt.engine.storage import write_new
@@ -23,11 +21,8 @@ from ravlt.engine.storage import write_new
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
+    add_config_arguments(parser)
     parser.add_argument("--data-root", help="folder of the data set")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE"
-    )
     parser.add_argument("--out", help="new JSON file for every problem")
     parser.add_argument(
         "--jobs", type=int, default=2, help="processes that decode images; default 2"

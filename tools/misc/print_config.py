@@ -4,28 +4,19 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 from ravlt.analysis.config_risks import find_risks
-from ravlt.engine.cli import run_cli
+from ravlt.engine.cli import add_config_arguments, run_cli
 from ravlt.engine.config import load_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
+    add_config_arguments(parser)
     parser.add_argument(
         "--imports",
         action="store_true",
         help="run nothing: list what the config and its bases inherit, import, call, "
         "name and read",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override keys of the config",
     )
     return parser.parse_args()
 
