@@ -122,6 +122,11 @@ class Run:
                 raise AssertionError(f"no {text!r} in\n{self.out[-3000:]}{self.err}")
             time.sleep(0.05)
 
+    def kill(self) -> int:
+        """Kills it, as a machine that is taken away; gives the exit status."""
+        self._process.kill()
+        return self.wait()
+
     def interrupt(self) -> int:
         """Does what Ctrl-C does; gives the exit status."""
         for _ in range(5):  # Python drops the exception if a finaliser is running

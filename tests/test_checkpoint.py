@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hostile import Call
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
@@ -243,21 +244,18 @@ def test_missing_truncated_and_foreign_files(tmp_path):
         load(tmp_path / "page.pth")
 
 
-class Hostile:
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_hostile_file_is_refused_and_nothing_runs(tmp_path, legacy):
-    state = {"model": imagenet_state(source()), "args": Hostile(tmp_path / "owned")}
+    state = {
+        "model": imagenet_state(source()),
+        "args": Call(os.mkdir, str(tmp_path / "owned")),
+    }
     torch.save(state, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(RAVLTError, match=r"Refused checkpoint .*evil\.pth.*mkdir"):
         load(tmp_path / "evil.pth")
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Hostile(tmp_path / "owned")))
+    (tmp_path / "plain.pkl").write_bytes(
+        pickle.dumps(Call(os.mkdir, str(tmp_path / "owned")))
+    )
     with pytest.raises(RAVLTError, match=r"plain\.pkl"):
         load(tmp_path / "plain.pkl")
     assert not (tmp_path / "owned").exists()
@@ -287,21 +285,11 @@ def test_mmengines_history_is_let_in(tmp_path):
     assert found["array"].tolist() == [0, 1, 2]
 
 
-class Reach:
-    """Pickles as a call of getattr, the way a history buffer's methods do."""
-
-    def __init__(self, owner, name):
-        self.owner, self.name = owner, name
-
-    def __reduce__(self):
-        return getattr, (self.owner, self.name)
-
-
 @pytest.mark.parametrize(
     ("owner", "name"), [(HistoryBuffer, "__init__"), (np.ndarray, "tofile")]
 )
 def test_nothing_else_is_reached_by_way_of_the_history(tmp_path, owner, name):
-    torch.save({"x": Reach(owner, name)}, tmp_path / "reach.pth")
+    torch.save({"x": Call(getattr, owner, name)}, tmp_path / "reach.pth")
     with pytest.raises(RAVLTError, match=r"Refused checkpoint .*reach\.pth"):
         read_checkpoint(tmp_path / "reach.pth")
 
@@ -328,7 +316,10 @@ def test_mmengine_reads_through_us_when_asked(tmp_path, monkeypatch):
     schemes = collections.OrderedDict(CheckpointLoader._schemes)
     monkeypatch.setattr(CheckpointLoader, "_schemes", schemes)
     use_safe_loading()
-    torch.save({"state_dict": {}, "x": Hostile(tmp_path / "owned")}, tmp_path / "e.pth")
+    torch.save(
+        {"state_dict": {}, "x": Call(os.mkdir, str(tmp_path / "owned"))},
+        tmp_path / "e.pth",
+    )
     with pytest.raises(RAVLTError, match=r"Refused checkpoint .*e\.pth"):
         load_checkpoint(source(), str(tmp_path / "e.pth"))
     assert not (tmp_path / "owned").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Call
 from running import DET, SEG, Run, is_finite, train
 
 
@@ -196,16 +197,6 @@ def test_unknown_bad_images(tmp_path, shapes):
     )
 
 
-class Attack:
-    """Unpickled carelessly, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def load_line(way: str, path: Path, data: Path) -> Run:
     """Makes a tool read a checkpoint in one of the ways there are."""
     cwd = data.parent / "run"
@@ -231,7 +222,7 @@ WAYS = ["test.py", "--resume", "init_cfg", "load_from"]
 )
 def test_hostile_checkpoint_is_refused(tmp_path, data, way, kind):
     path, proof = tmp_path / "hostile.pth", tmp_path / "proof"
-    content = {"state_dict": {"a": torch.zeros(1)}, "meta": Attack(proof)}
+    content = {"state_dict": {"a": torch.zeros(1)}, "meta": Call(os.mkdir, str(proof))}
     if isinstance(kind, int):  # a pickle protocol
         path.write_bytes(pickle.dumps(content["meta"], protocol=kind))
     else:

@@ -22,7 +22,8 @@ def resident(pid: int) -> int:
     Without files (libraries): other programs share them, and come and go.
     """
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    parts = [line.split()[1] for line in lines if line[:8] in ("Pss_Anon", "Pss_Shme")]
+    kinds = ("Pss_Anon:", "Pss_Shmem:")
+    parts = [line.split()[1] for line in lines if line.startswith(kinds)]
     if not parts:
         raise ValueError(f"process {pid} shows no memory")
     return sum(map(int, parts)) * 1024

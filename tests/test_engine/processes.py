@@ -1,6 +1,7 @@
 """Runs of several processes, as torchrun starts them, and what happens to them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -99,12 +100,23 @@ def launch(
 
 def succeed(*runs: subprocess.Popen, log: Path, timeout: float = 240) -> None:
     """Waits; fails with the output if an exit status is not 0."""
-    for run in runs:
-        try:
-            status = run.wait(timeout)
-        finally:
+    statuses = finish(*runs, timeout=timeout)
+    assert not any(statuses), f"status {statuses}\n{log.read_text()[-6000:]}"
+
+
+def finish(*runs: subprocess.Popen, timeout: float = 240) -> list[int]:
+    """Waits, gives the exit statuses, and leaves none running."""
+    try:
+        return [run.wait(timeout) for run in runs]
+    finally:
+        for run in runs:
             run.kill()
-        assert status == 0, f"status {status}\n{log.read_text()[-6000:]}"
+
+
+def seconds_since_fault(log: str) -> float:
+    """From what :class:`Fault` wrote until now."""
+    (begin,) = re.findall(r"fault at (\S+)", log)
+    return round(time.time() - float(begin), 1)
 
 
 def read_weights(path: Path) -> dict:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 from exact import assert_equal
-from processes import free_port, launch, read_weights, succeed, write_config
+from processes import (
+    finish,
+    free_port,
+    launch,
+    read_weights,
+    seconds_since_fault,
+    succeed,
+    write_config,
+)
 from running import ROOT, SEG, is_finite
 
 from ravlt.checkpoint import read_checkpoint
@@ -19,13 +27,9 @@ def fail(cwd: Path, data: Path, *bases: Path, options: dict | None = None, **env
     """Runs two processes of which one has a fault; gives log and seconds from it on."""
     config = write_config(cwd, *bases or (SEG,))
     run = launch(cwd, config, 2, "--data-root", data, options=options, **env)
-    try:
-        assert run.wait(240) == 1
-    finally:
-        run.kill()
+    assert finish(run) == [1]
     log = (cwd / "log").read_text()
-    (begin,) = re.findall(r"fault at (\S+)", log)
-    seconds = round(time.time() - float(begin), 1)
+    seconds = seconds_since_fault(log)
     print(json.dumps(dict(fault=env["FAULT"], bases=len(bases), seconds=seconds)))
     return log, seconds
 
@@ -97,19 +101,17 @@ def test_sigterm_stops_all_after_the_same_iteration(tmp_path, shapes, bases, who
     else:
         fault = dict(FAULT="SIGTERM", FAULT_AT="5")
         run = launch(tmp_path, *start, options=options, **fault)
-    try:
-        assert run.wait(240) != 0
-    finally:
-        run.kill()
+    assert finish(run) != [0]
     (stopped,) = set(re.findall(r"SIGTERM after iteration (\d+)", log.read_text()))
     assert int(stopped) == 6 if whom == "one process" else 5 <= int(stopped) < 30
     assert (tmp_path / "work/interrupted.pth").exists()
     succeed(launch(tmp_path, *start, options=options), log=log)
     assert f"resumed epoch: 0, iter: {stopped}" in log.read_text()
-    (tmp_path / "whole").mkdir()
-    succeed(launch(tmp_path / "whole", *start, options=options), log=log)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    succeed(launch(whole, *start, options=options), log=whole / "log")
     parts = read_weights(tmp_path / "work/iter_30.pth")
-    assert_equal(parts, read_weights(tmp_path / "whole/work/iter_30.pth"))
+    assert_equal(parts, read_weights(whole / "work/iter_30.pth"))
 
 
 def two_machines(cwd: Path, data: Path, **env) -> list:
@@ -138,14 +140,9 @@ def test_two_machines(tmp_path, shapes):
 def test_process_of_one_machine_is_killed(tmp_path, shapes, restarts):
     env = dict(FAULT="SIGKILL", FAULT_AT="3", MAX_RESTARTS=restarts)
     runs = two_machines(tmp_path, shapes, **env)
-    try:
-        statuses = [run.wait(240) for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
+    statuses = finish(*runs)
     log = (tmp_path / "log").read_text()
-    (begin,) = re.findall(r"fault at (\S+)", log)
-    seconds = round(time.time() - float(begin), 1)
+    seconds = seconds_since_fault(log)
     print(json.dumps(dict(machines=2, restarts=restarts, seconds=seconds)))
     assert statuses == ([0, 0] if restarts == "1" else [1, 1])
     assert seconds < 120

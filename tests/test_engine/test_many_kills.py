@@ -42,8 +42,7 @@ def test_kills_at_random_moments(tmp_path, shapes):
         if trial % 5:  # the others are killed while they start
             run.wait_for(f"Iter(train) [{left + 1:3d}/400]")
         time.sleep(draw.uniform(0, 1.5))
-        run._process.kill()
-        assert run.wait() == -signal.SIGKILL
+        assert run.kill() == -signal.SIGKILL
         left = max(left, reached(run))
         saved = newest(tmp_path / "parts/work")
         lost.append(left - saved)
