@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
 from swap_cases import (
     DEEPLAB,
     MASK2FORMER,
@@ -48,9 +49,8 @@ def groups(cfg: Config) -> dict[str, tuple[float, float]]:
 
 
 def preprocess(cfg: Config, pixels: torch.Tensor) -> torch.Tensor:
-    from mmdet.registry import MODELS
-
-    made = MODELS.build(cfg.model.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        made = MODELS.build(cfg.model.data_preprocessor)
     return made(dict(inputs=[pixels], data_samples=None))["inputs"]
 
 
