@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 def _own_scope() -> Iterator[None]:
     """No test builds in the scope that another one's runner left."""
     given = DefaultScope.get_current_instance()  # by a fixture of the whole module
-    with DefaultScope.overwrite_default_scope(given.scope_name if given else "mmengine"):
+    scope = given.scope_name if given else "mmengine"
+    with DefaultScope.overwrite_default_scope(scope):
         yield
 
 
