@@ -48,8 +48,8 @@ def test_training_and_evaluation_for_hours(tmp_path, shapes, config):
     assert watch.slope() * watch.hours() < 50 + history
     # A validation loader's worker comes and goes.
     assert max(watch.processes) <= 5
-    first, last = watch.fewest_files()
-    assert last <= first
+    early, late = watch.fewest_files()
+    assert late <= early
 
 
 @pytest.mark.slow

@@ -67,9 +67,11 @@ class Watch:
         return float(np.polyfit(hours, np.array(self.memory[start:]) / 1e6, 1)[0])
 
     def fewest_files(self) -> tuple[int, int]:
-        """Open files in the first and in the last quarter, at the least.
+        """Open files in the second and in the last quarter, at the least.
 
-        A batch on its way between processes is some files, too; what leaks stays open.
+        The first opens logs and starts workers. A batch on its way between processes is
+        some files, too; what leaks stays open.
         """
         quarter = len(self.files) // 4
-        return min(self.files[: quarter + 1]), min(self.files[-quarter - 1 :])
+        early = self.files[quarter : 2 * quarter + 1]
+        return min(early), min(self.files[-quarter - 1 :])
