@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Call
 from running import Run
 
 from ravlt.checkpoint import read_checkpoint
@@ -89,15 +90,13 @@ def test_truncated_shard(folder):
         read(folder)
 
 
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, ("exploded",)
+BOMB = Call(os.mkdir, "exploded")
 
 
 def test_table_of_contents_runs_no_code(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (path,) = folder.glob("*/.metadata")
-    path.write_bytes(pickle.dumps(Bomb()))
+    path.write_bytes(pickle.dumps(BOMB))
     with pytest.raises(RAVLTError, match=r"damaged \(it names posix\.mkdir\)"):
         read(folder)
     assert not Path("exploded").exists()
@@ -107,7 +106,7 @@ def test_other_things_than_tensors_are_refused(folder, monkeypatch, tmp_path):
     """PyTorch would unpickle them."""
     monkeypatch.chdir(tmp_path)
     rest = dict(meta={}, state_dict_metadata={})
-    write_shards(str(folder), {"model.a": Bomb()}, rest)
+    write_shards(str(folder), {"model.a": BOMB}, rest)
     for use in (read, lambda folder: consolidate(str(folder))):
         with pytest.raises(RAVLTError, match=r"damaged \(it "):
             use(folder)
