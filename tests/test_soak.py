@@ -72,10 +72,10 @@ def test_ten_thousand_images_of_random_sizes(shapes):
     table = rotary_table.cache_info()
     report("inference", watch, tables=table.currsize)
     assert table.currsize <= table.maxsize == 128 and table.misses > 128
-    start = len(watch.memory) // 4
     # Allocators keep what the largest image took: 50 MB in place of a slope.
-    assert max(watch.memory[start:]) - watch.memory[start] < 50e6
-    assert len(set(watch.files[start:])) == 1
+    memory, files = watch.memory[watch.quarter :], watch.files[watch.quarter :]
+    assert max(memory) - memory[0] < 50e6
+    assert len(set(files)) == 1
 
 
 def report(name: str, watch: Watch, **more: int) -> None:
@@ -83,7 +83,7 @@ def report(name: str, watch: Watch, **more: int) -> None:
     numbers = dict(
         hours=round(watch.hours(), 2),
         samples=len(watch.seconds),
-        megabytes=[round(watch.memory[i] / 1e6) for i in (len(watch.memory) // 4, -1)],
+        megabytes=[round(watch.memory[i] / 1e6) for i in (watch.quarter, -1)],
         slope_mb_per_hour=round(watch.slope(), 2),
         fewest_files=watch.fewest_files(),
         processes=sorted(set(watch.processes)),

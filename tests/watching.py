@@ -56,15 +56,20 @@ class Watch:
         self.files.append(files)
         self.processes.append(len(family))
 
+    @property
+    def quarter(self) -> int:
+        """Number of samples in the first quarter, which loads, fills caches, starts."""
+        return len(self.seconds) // 4
+
     def hours(self) -> float:
         """From the first quarter's end to the last sample."""
-        return (self.seconds[-1] - self.seconds[len(self.seconds) // 4]) / 3600
+        return (self.seconds[-1] - self.seconds[self.quarter]) / 3600
 
     def slope(self) -> float:
         """Growth of memory after the first quarter, in MB an hour, by least squares."""
-        start = len(self.seconds) // 4
-        hours = np.array(self.seconds[start:]) / 3600
-        return float(np.polyfit(hours, np.array(self.memory[start:]) / 1e6, 1)[0])
+        hours = np.array(self.seconds[self.quarter :]) / 3600
+        megabytes = np.array(self.memory[self.quarter :]) / 1e6
+        return float(np.polyfit(hours, megabytes, 1)[0])
 
     def fewest_files(self) -> tuple[int, int]:
         """Open files in the second and in the last quarter, at the least.
@@ -72,6 +77,5 @@ class Watch:
         The first opens logs and starts workers. A batch on its way between processes is
         some files, too; what leaks stays open.
         """
-        quarter = len(self.files) // 4
-        early = self.files[quarter : 2 * quarter + 1]
-        return min(early), min(self.files[-quarter - 1 :])
+        early = self.files[self.quarter : 2 * self.quarter + 1]
+        return min(early), min(self.files[-self.quarter - 1 :])
