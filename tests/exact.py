@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 # What differs between equal runs: clocks, folders, the config's text, where it began.
 _OWN = {"cfg", "experiment_name", "epoch", "iter", "last_ckpt", "best_ckpt"} | {

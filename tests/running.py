@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SEG = ROOT / "configs/quickstart/fpn_ravlt-mini_shapes.py"

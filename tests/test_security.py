@@ -143,7 +143,7 @@ def test_inferencers_refuse_hostile_files(tmp_path):
     proof = tmp_path / "proof"
     path = save_evil(tmp_path / "evil.pth", proof)
     code = f"""
-from ravlt.checkpoint import use_safe_loading
+from ravlt.weights.checkpoint import use_safe_loading
 use_safe_loading()
 import ravlt
 from mmdet.apis import DetInferencer

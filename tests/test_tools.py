@@ -15,7 +15,7 @@ from running import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 
 def test_log(trained):

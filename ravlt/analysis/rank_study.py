@@ -11,11 +11,11 @@ from PIL import Image, UnidentifiedImageError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from ravlt.checkpoint import load_pretrained
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.models.attention import CORES, Attention
 from ravlt.models.attention.cores.base import AttentionCore
+from ravlt.weights.checkpoint import load_pretrained
 
 from .rank import (
     TOLERANCES,
@@ -60,7 +60,7 @@ def load_subject(name: str, size: tuple[int, int], checkpoint: str | None) -> Su
         name: ``ravlt_t[:ATTENTION]`` or a config, see
             :func:`ravlt.analysis.subjects.build_subject`.
         size: Height and width of the images.
-        checkpoint: See :func:`ravlt.checkpoint.load_pretrained`.
+        checkpoint: See :func:`ravlt.weights.checkpoint.load_pretrained`.
 
     Raises:
         RAVLTError: If the backbone is not RAVLT, or the checkpoint does not fit.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
-from ravlt.checkpoint import use_safe_loading
 from ravlt.env import find_problems
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import use_safe_loading
 
 from .config import load_config
 from .data import set_data_root

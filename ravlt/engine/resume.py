@@ -8,8 +8,8 @@ import zipfile
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import read_checkpoint
 
 from .checkpoint_hook import INTERRUPTED
 

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.serialization import _get_layout
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import read_checkpoint
 
 MODEL = "model."  # what names of the model's tensors begin with
 _REST = "rest.pth"

@@ -14,8 +14,8 @@ from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ravlt.checkpoint import RELEASED_ATTN_TYPES, backbone_state_dict
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES, backbone_state_dict
 
 from .archs import NUM_STAGES, AttnTypes
 from .depthwise import to_image

@@ -7,8 +7,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ravlt.checkpoint import RELEASED_ATTN_TYPES, load_pretrained
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES, load_pretrained
 
 from .archs import NUM_STAGES, AttnTypes
 from .layers import ChannelLayerNorm, to_maps
@@ -48,7 +48,7 @@ class RAVLT(Trunk):
             time and memory and changes no result. None chooses by device; 0 computes
             whole grids, for hooks that want to see inner layers at full size.
         init_cfg: As in mmengine. ``dict(type='Pretrained', checkpoint=...)`` loads
-            strictly and safely, see :func:`ravlt.checkpoint.load_pretrained`.
+            strictly and safely, see :func:`ravlt.weights.checkpoint.load_pretrained`.
 
     Raises:
         RAVLTError: If an argument does not make sense.

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ravlt.checkpoint import warn_attn_types
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import warn_attn_types
 
 from .archs import AttnTypes, per_block, per_stage, resolve_arch
 from .attention import plain_spec

@@ -17,10 +17,10 @@ from released_layout import SIZES, backbone, released_shapes
 from running import ENV, ROOT
 from torch import nn
 
-from ravlt.checkpoint import read_checkpoint
-from ravlt.convert import convert_released
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS
+from ravlt.weights.checkpoint import read_checkpoint
+from ravlt.weights.convert import convert_released
 
 # Rows of the paper, by the metafiles: what has weights.
 RELEASED = {

@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from running import ENV, ROOT, SEG, as_line, small
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.engine.shards import consolidate
+from ravlt.weights.checkpoint import read_checkpoint
 
 # With these, one process and several compute the same: no batch statistics, no Adam,
 # which makes steps of noise where there is no gradient.

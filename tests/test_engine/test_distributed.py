@@ -10,8 +10,8 @@ import torch
 from processes import STILL, free_port, launch, read_weights, succeed, write_config
 from running import DET, ENV, ROOT, SEG, as_line, read_scalars, small, train
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.datasets.shapes import write_shapes
+from ravlt.weights.checkpoint import read_checkpoint
 
 FSDP = ROOT / "configs/_base_/options/fsdp.py"
 

@@ -18,7 +18,7 @@ from processes import (
 )
 from running import ROOT, SEG, is_finite
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 FSDP = ROOT / "configs/_base_/options/fsdp.py"
 

@@ -9,11 +9,11 @@ import torch
 from hostile import Call
 from running import Run
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.engine.resume import set_resume
 from ravlt.engine.shards import consolidate, read_shards, write_shards
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
+from ravlt.weights.checkpoint import read_checkpoint
 
 
 def write(folder: Path, value: float = 1.0) -> None:

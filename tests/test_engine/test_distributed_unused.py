@@ -6,9 +6,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ravlt.checkpoint import RELEASED_ATTN_TYPES
 from ravlt.models import RAVLT
 from ravlt.models.attention import CORES
+from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from running import train
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 SIX = {"train_cfg.max_iters": 6, "train_cfg.val_interval": 100}
 SIX |= {"default_hooks.checkpoint.out_dir": "disk"}

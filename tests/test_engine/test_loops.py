@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ravlt.checkpoint import use_safe_loading
 from ravlt.engine.signals import Terminated, noticing_sigterm
+from ravlt.weights.checkpoint import use_safe_loading
 
 
 def digest_of_generators() -> str:

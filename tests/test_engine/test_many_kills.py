@@ -10,7 +10,7 @@ import pytest
 from exact import assert_equal, read_state
 from running import train
 
-from ravlt.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint
 
 TRIALS, INTERVAL = 30, 5
 OPTIONS = {

@@ -12,8 +12,8 @@ from exact import assert_equal, read_state
 from mmengine.runner import ValLoop
 from running import DET, SEG, read_scalars, train
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.engine.loops import SafeIterBasedTrainLoop
+from ravlt.weights.checkpoint import read_checkpoint
 
 # Six iterations: in one go, or broken off again and again. Images are flipped at
 # random, by two workers that load ahead.

@@ -9,9 +9,9 @@ import torch
 from exact import assert_equal
 from mmengine.config import Config
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.engine.resume import _read_seed, set_resume
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import read_checkpoint
 
 
 def write(path, iteration: int = 4, seed: int | None = 7) -> None:

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ravlt
 from ravlt.analysis.reference import ReferenceRAVLT
-from ravlt.checkpoint import load_pretrained
 from ravlt.deploy import DeployHook
 from ravlt.engine.hooks import HOOKS
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import load_pretrained
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
 

@@ -11,10 +11,10 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 import ravlt
-from ravlt.checkpoint import read_checkpoint
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS, resolve_arch
 from ravlt.models.attention import CORES
+from ravlt.weights.checkpoint import read_checkpoint
 
 # attention_specs.md 1.5: parameters without the classifier's tail, and the tail.
 PARAMS = {"t": 13_345_408, "s": 24_038_848, "b": 46_688_928, "l": 93_559_008}
@@ -205,7 +205,7 @@ def test_copies_and_pickles():
 def test_state_dicts_record_the_attention_and_warn(monkeypatch):
     log = []
     monkeypatch.setattr(
-        "ravlt.checkpoint.print_log", lambda message, **_: log.append(message)
+        "ravlt.weights.checkpoint.print_log", lambda message, **_: log.append(message)
     )
     file = io.BytesIO()
     torch.save(nn.ModuleDict({"backbone": build()}).state_dict(), file)

@@ -247,7 +247,7 @@ NETWORK = {
             "test_deploy.py::test_hook_beside_an_average_of_weights",
         ),
     ],
-    "checkpoint.py": [
+    "weights/checkpoint.py": [
         (
             "files may run code",
             "torch.load(file, map_location=map_location, weights_only=True)",
@@ -295,7 +295,7 @@ NETWORK = {
             "test_checkpoint.py::test_mmengine_reads_through_us_when_asked",
         ),
     ],
-    "untrusted.py": [
+    "weights/untrusted.py": [
         (
             "files may call getattr",
             '(_history_statistic, "builtins.getattr")',
@@ -303,7 +303,7 @@ NETWORK = {
             "test_checkpoint.py::test_nothing_else_is_reached_by_way_of_the_history",
         ),
     ],
-    "convert.py": [
+    "weights/convert.py": [
         (
             "norms of used levels are left out",
             "if i not in backbone.out_indices",

@@ -13,10 +13,10 @@ import sys
 
 import torch
 
-from ravlt.checkpoint import read_checkpoint
 from ravlt.engine.cli import run_cli
 from ravlt.engine.storage import write_new
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,10 +4,10 @@
 import argparse
 import os
 
-from ravlt.convert import convert_released
 from ravlt.engine.cli import run_cli
 from ravlt.engine.config import load_config
 from ravlt.engine.storage import save_new
+from ravlt.weights.convert import convert_released
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ravlt import download
-from ravlt.checkpoint import read_checkpoint
-from ravlt.download import fetch
 from ravlt.errors import RAVLTError
+from ravlt.weights import download
+from ravlt.weights.checkpoint import read_checkpoint
+from ravlt.weights.download import fetch
 
 BUFFER = io.BytesIO()
 torch.save({"w": torch.arange(3.0)}, BUFFER)

@@ -15,8 +15,8 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
 import ravlt
-from ravlt.checkpoint import load_pretrained, read_checkpoint, use_safe_loading
 from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import load_pretrained, read_checkpoint, use_safe_loading
 
 
 @pytest.mark.parametrize("kind", ["archive", "bare", "before 1.6"])
@@ -231,7 +231,7 @@ def test_configs_inside_are_left_out(tmp_path, loader):
 def test_names_of_zoos_are_read_safely(monkeypatch, loader, address):
     asked = []
     monkeypatch.setattr(
-        "ravlt.checkpoint.fetch", lambda url: asked.append(url) or "none.pth"
+        "ravlt.weights.checkpoint.fetch", lambda url: asked.append(url) or "none.pth"
     )
     with pytest.raises(RAVLTError, match=r"^Checkpoint 'https://.*' does not exist"):
         loader.CheckpointLoader.load_checkpoint(address)

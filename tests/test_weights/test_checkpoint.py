@@ -16,9 +16,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 import ravlt
-from ravlt.checkpoint import read_checkpoint, use_safe_loading
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
+from ravlt.weights.checkpoint import read_checkpoint, use_safe_loading
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def log(monkeypatch) -> list[str]:
     """What is said while loading."""
     lines = []
     monkeypatch.setattr(
-        "ravlt.checkpoint.print_log", lambda message, **_: lines.append(message)
+        "ravlt.weights.checkpoint.print_log", lambda message, **_: lines.append(message)
     )
     return lines
 

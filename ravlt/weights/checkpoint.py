@@ -20,9 +20,10 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
-from ravlt.download import fetch
 from ravlt.errors import RAVLTError
-from ravlt.untrusted import allow_listed, check_archive, check_tensors
+
+from .download import fetch
+from .untrusted import allow_listed, check_archive, check_tensors
 
 RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
 
@@ -65,8 +66,8 @@ def read_checkpoint(path: str, map_location="cpu"):
     """Reads a checkpoint without ever running code from it.
 
     Args:
-        path: A file, a web address (see :func:`ravlt.download.fetch`), or any address
-            that mmengine's file backends know.
+        path: A file, a web address (see :func:`ravlt.weights.download.fetch`), or any
+            address that mmengine's file backends know.
         map_location: Where tensors go, as in ``torch.load``.
 
     Returns:

@@ -6,9 +6,14 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ravlt.checkpoint import RELEASED_ATTN_TYPES, read_checkpoint, warn_attn_types
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
+
+from .checkpoint import (
+    RELEASED_ATTN_TYPES,
+    read_checkpoint,
+    warn_attn_types,
+)
 
 
 def convert_released(cfg: Config, path: str) -> dict:

@@ -1,0 +1,1 @@
+"""Read, check, download and convert weights."""
