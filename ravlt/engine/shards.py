@@ -22,7 +22,6 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.serialization import _get_layout
 
 from ravlt.errors import RAVLTError
-from ravlt.weights.checkpoint import read_checkpoint
 
 MODEL = "model."  # what names of the model's tensors begin with
 _REST = "rest.pth"
@@ -115,6 +114,10 @@ def read_rest(folder: str) -> dict:
         raise RAVLTError(
             f"'{folder}' is no sharded checkpoint, or an incomplete one; name another."
         )
+    # Imported here, because `import ravlt` registers the strategy that uses this file
+    # and must not load the code that reads and downloads weights.
+    from ravlt.weights.checkpoint import read_checkpoint
+
     return read_checkpoint(path)
 
 

@@ -1,6 +1,9 @@
 """The sizes of RAVLT: width, depth, heads and regularisation of each variant."""
 
+import logging
 from collections.abc import Mapping, Sequence
+
+from mmengine.logging import print_log
 
 from ravlt.errors import RAVLTError
 
@@ -8,6 +11,9 @@ NUM_STAGES = 4
 # An attention is a name, or a dict with options; one, or one a stage, or one a block.
 AttnType = str | Mapping
 AttnTypes = AttnType | Sequence[AttnType | Sequence[AttnType]]
+
+# The attention of the released weights, stage by stage.
+RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
 
 # The released variants (paper, Table 1; drop path and layer scale as released), and
 # a test-sized one that runs in milliseconds.
@@ -140,6 +146,24 @@ def per_block(key: str, values: Sequence, depths: Sequence[int]) -> tuple[tuple,
             )
         blocks.append(value)
     return tuple(blocks)
+
+
+def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
+    """Log a warning if weights were trained with another attention than the model's.
+
+    All mechanisms share the released parameters, so the weights load without an error.
+
+    Args:
+        saved: Attention types that the weights were trained with.
+        used: Attention types of the model.
+    """
+    if tuple(saved) != tuple(used):
+        print_log(
+            f"The checkpoint was trained with attn_types={tuple(saved)}, but this "
+            f"model uses {tuple(used)}: expect other outputs until fine-tuned.",
+            logger="current",
+            level=logging.WARNING,
+        )
 
 
 def _check_heads(stage: int, dim: int, heads: int) -> None:

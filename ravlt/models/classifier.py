@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
-from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES, backbone_state_dict
 
-from .archs import NUM_STAGES, AttnTypes
+from .archs import NUM_STAGES, RELEASED_ATTN_TYPES, AttnTypes
 from .depthwise import to_image
 from .layers import PointwiseConv, fold_batch_norm
 from .trunk import Trunk, init_convolution
@@ -221,7 +220,10 @@ def _head(num_classes: int) -> nn.Module:
 
 
 def _filter(checkpoint: Mapping, model: RAVLTClassifier) -> dict[str, Tensor]:
-    """Takes the tensors out of what the published files wrap them in."""
+    """Return the tensors of a published file, without the dicts around them."""
+    # Imported here, so that the models do not need the code that reads weights.
+    from ravlt.weights.checkpoint import backbone_state_dict
+
     return backbone_state_dict(checkpoint, model.pretrained_cfg["url"])[0]
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
-from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES, load_pretrained
 
-from .archs import NUM_STAGES, AttnTypes
+from .archs import NUM_STAGES, RELEASED_ATTN_TYPES, AttnTypes
 from .layers import ChannelLayerNorm, to_maps
 from .trunk import Trunk, init_convolution
 
@@ -105,6 +104,9 @@ class RAVLT(Trunk):
         if not pretrained or self.is_init:
             super().init_weights()
             return
+        # Imported here, so that the models do not need the code that reads weights.
+        from ravlt.weights.checkpoint import load_pretrained
+
         initialize(self, [cfg for cfg in cfgs if cfg not in pretrained])
         for cfg in pretrained:
             load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"))

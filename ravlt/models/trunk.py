@@ -6,9 +6,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
-from ravlt.weights.checkpoint import warn_attn_types
 
-from .archs import AttnTypes, per_block, per_stage, resolve_arch
+from .archs import AttnTypes, per_block, per_stage, resolve_arch, warn_attn_types
 from .attention import plain_spec
 from .blocks import Stage
 from .layers import Stem

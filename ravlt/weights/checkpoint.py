@@ -6,7 +6,6 @@ history buffer, and numpy's arrays and scalars of numbers inside it.
 """
 
 import io
-import logging
 import os
 import pickle
 import re
@@ -21,11 +20,10 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
+from ravlt.models.archs import NUM_STAGES, RELEASED_ATTN_TYPES, warn_attn_types
 
 from .download import fetch
 from .untrusted import allow_listed, check_archive, check_tensors
-
-RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
 
 # What follows the backbone in an ImageNet file: convolution, batch norm, classifier.
 _CLASSIFIER_TAIL = frozenset(
@@ -203,20 +201,6 @@ def backbone_state_dict(
     return tensors, metadata.get("attn_types")
 
 
-def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
-    """Warns if weights were trained with other attention than they are used with.
-
-    Every attention has the same parameters, so that nothing else would notice.
-    """
-    if tuple(saved) != tuple(used):
-        print_log(
-            f"The checkpoint was trained with attn_types={tuple(saved)}, but this "
-            f"model uses {tuple(used)}: expect other outputs until fine-tuned.",
-            logger="current",
-            level=logging.WARNING,
-        )
-
-
 def _load(path: str, map_location):
     if path.startswith(("http://", "https://")):
         if "/blob/" in path:
@@ -261,7 +245,7 @@ def _without_unbuilt_stages(
     state_dict: Mapping[str, Tensor], num_stages: int
 ) -> dict[str, Tensor]:
     """Leaves out what lies behind the model's last stage."""
-    later = [f"layers.{i}." for i in range(num_stages, len(RELEASED_ATTN_TYPES))]
+    later = [f"layers.{i}." for i in range(num_stages, NUM_STAGES)]
     later.append(f"layers.{num_stages - 1}.downsample.")
     return {k: v for k, v in state_dict.items() if not k.startswith(tuple(later))}
 

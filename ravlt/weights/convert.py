@@ -8,12 +8,9 @@ from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
+from ravlt.models.archs import RELEASED_ATTN_TYPES, warn_attn_types
 
-from .checkpoint import (
-    RELEASED_ATTN_TYPES,
-    read_checkpoint,
-    warn_attn_types,
-)
+from .checkpoint import read_checkpoint
 
 
 def convert_released(cfg: Config, path: str) -> dict:

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ravlt.models import RAVLT
+from ravlt.models.archs import RELEASED_ATTN_TYPES
 from ravlt.models.attention import CORES
-from ravlt.weights.checkpoint import RELEASED_ATTN_TYPES
 
 
 @pytest.fixture(scope="module")

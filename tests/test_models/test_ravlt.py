@@ -205,7 +205,7 @@ def test_copies_and_pickles():
 def test_state_dicts_record_the_attention_and_warn(monkeypatch):
     log = []
     monkeypatch.setattr(
-        "ravlt.weights.checkpoint.print_log", lambda message, **_: log.append(message)
+        "ravlt.models.archs.print_log", lambda message, **_: log.append(message)
     )
     file = io.BytesIO()
     torch.save(nn.ModuleDict({"backbone": build()}).state_dict(), file)

@@ -23,11 +23,12 @@ from ravlt.weights.checkpoint import read_checkpoint, use_safe_loading
 
 @pytest.fixture
 def log(monkeypatch) -> list[str]:
-    """What is said while loading."""
+    """The messages that loading logs."""
     lines = []
-    monkeypatch.setattr(
-        "ravlt.weights.checkpoint.print_log", lambda message, **_: lines.append(message)
-    )
+    for module in ("weights.checkpoint", "models.archs"):
+        monkeypatch.setattr(
+            f"ravlt.{module}.print_log", lambda message, **_: lines.append(message)
+        )
     return lines
 
 
