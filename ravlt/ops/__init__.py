@@ -1,0 +1,28 @@
+"""Operators with more than one implementation.
+
+The plain form of an operator is its definition. A faster form is taken by one rule,
+which stands beside the operator; :func:`plain_forms` turns all rules off.
+"""
+
+from .depthwise import depthwise_conv
+from .dispatch import plain_forms
+from .elu1 import elu1
+from .layout import channels_first
+from .linear import linear
+from .rala import linear_attention_terms, rala
+from .recompute import checkpoint_module, recompute
+from .rotary import rotary_frequencies, rotate
+
+__all__ = [
+    "channels_first",
+    "checkpoint_module",
+    "depthwise_conv",
+    "elu1",
+    "linear",
+    "linear_attention_terms",
+    "plain_forms",
+    "rala",
+    "recompute",
+    "rotary_frequencies",
+    "rotate",
+]

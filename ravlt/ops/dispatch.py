@@ -1,0 +1,57 @@
+"""The conditions under which operators may leave their plain form."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .precision import is_autocast_on_cpu
+
+# torch.compiler.is_compiling is missing before PyTorch 2.3.
+_is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
+_plain_only = False
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Run every operator in its plain form, for comparisons and measurements."""
+    global _plain_only
+    before, _plain_only = _plain_only, True
+    try:
+        yield
+    finally:
+        _plain_only = before
+
+
+def is_tracing_or_compiling() -> bool:
+    """True while torch.compile, torch.export or torch.jit.trace records the model.
+
+    Tracers unroll Python loops and cannot serialize Python autograd functions;
+    compilers and exporters do not support complex tensors.
+    """
+    return _is_compiling() or torch.jit.is_tracing()
+
+
+def is_eager(x: Tensor) -> bool:
+    """True if ``x`` is a tensor with data and nothing records the operation.
+
+    Subclasses (fake tensors, ``torch.fx`` proxies, distributed tensors) do not count.
+    """
+    return type(x) in _PLAIN_TENSORS and not is_tracing_or_compiling()
+
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """True if an operator may take its CPU form."""
+    return is_eager(x) and x.device.type == "cpu" and not _plain_only
+
+
+def is_full_precision_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """True if an eager CPU operator computes in float32 or float64 throughout."""
+    return (
+        is_eager_on_cpu(x)
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not is_autocast_on_cpu()
+    )

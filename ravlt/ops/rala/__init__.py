@@ -1,0 +1,61 @@
+"""Rank-Augmented Linear Attention (arXiv 2411.07635), and plain linear attention."""
+
+import torch
+from torch import Tensor
+
+from ..precision import autocast_off
+from . import naive
+
+__all__ = ["linear_attention_terms", "rala"]
+
+
+def rala(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    hw: tuple[int, int],
+    rope: bool = True,
+    reweight: bool = True,
+) -> Tensor:
+    """Compute y_i = (R_i phi(q_i))^T S / (<phi(q_i), m> + 1e-6), phi = elu + 1.
+
+    S = sum_j w_j R_j phi(k_j) v_j^T and m = sum_j w_j phi(k_j), with weights of the
+    tokens that sum to 1: w = softmax_j(<g, phi(k_j)> / sqrt(d)) with the global query
+    g = mean_i phi(q_i) (RALA), or w_j = 1 / N (plain linear attention). R rotates by
+    the token's position. Sums run in float32 or wider, whatever autocast says.
+
+    Args:
+        q: Queries of shape (B, heads, N, d), before the feature map.
+        k: Keys of shape (B, heads, N, d).
+        v: Values of shape (B, heads, N, d).
+        hw: Height and width of the grid; N = H * W, row by row.
+        rope: Whether to rotate.
+        reweight: Whether to weigh the keys by the global query.
+
+    Returns:
+        A tensor of shape (B, heads, N, d) in the dtype of ``v``.
+    """
+    if torch.jit.is_scripting():
+        return naive.rala(q, k, v, hw, rope, reweight)
+    with autocast_off(q):
+        return naive.rala(q, k, v, hw, rope, reweight)
+
+
+def linear_attention_terms(
+    q: Tensor, k: Tensor, hw: tuple[int, int], rope: bool = True, reweight: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what :func:`rala` is made of, for analysis.
+
+    Args:
+        q: As in :func:`rala`.
+        k: As in :func:`rala`.
+        hw: As in :func:`rala`.
+        rope: As in :func:`rala`.
+        reweight: As in :func:`rala`.
+
+    Returns:
+        R_i phi(q_i) and w_j R_j phi(k_j), both (B, heads, N, d), and the denominators
+        (B, heads, N, 1), float32 or wider.
+    """
+    with autocast_off(q):
+        return naive.terms(q, k, hw, rope, reweight)
