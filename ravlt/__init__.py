@@ -12,7 +12,6 @@ except ImportError as error:
 
 from . import models
 from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
-from .deploy import switch_to_deploy  # also registers its hook
 from .engine import checkpoint_hook as _checkpoint_hook  # noqa: F401 (registers it)
 from .engine import finite as _finite  # noqa: F401 (registers hooks and wrappers)
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
@@ -20,6 +19,7 @@ from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
 from .engine import loops as _loops  # noqa: F401 (registers the training loops)
 from .engine import rank_hook as _rank_hook  # noqa: F401 (registers it)
 from .errors import RAVLTError
+from .inference.fold import switch_to_deploy  # also registers its hook
 from .models import RAVLT
 from .swap import swap_backbone
 from .version import __version__

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
-from ravlt.models.attention import Attention, build_core
-from ravlt.models.attention.cores.base import AttentionCore
-from ravlt.models.attention.cores.features import FeatureMapCore
-from ravlt.models.precision import at_least_float32, autocast_off
+from ravlt.models.attention import AttentionCore, FeatureMapCore, build_core
+from ravlt.models.ravlt import GatedAttention
+from ravlt.ops.precision import at_least_float32, autocast_off
 
 from .rank_study import Subject, name_of, to_pixels
 
@@ -190,13 +189,13 @@ def put_core(backbone: RAVLT, name: str, stage: int, block: int) -> None:
         block: Of the layer in its stage, from 1.
 
     Raises:
-        RAVLTError: If there is no such layer, or it is not RALA's shell.
+        RAVLTError: If there is no such layer, or it is the layer of another paper.
     """
     layer = find_layer(backbone, stage, block)
-    if not isinstance(layer, Attention):
+    if not isinstance(layer, GatedAttention):
         raise RAVLTError(
             f"Block {block} of stage {stage} is a {type(layer).__name__}, which fits "
-            f"its own mechanism only; use profile='shell' to try others in it."
+            f"its own mechanism only; use profile='gated' to try others in it."
         )
     layer.core = build_core(name, layer.core.dim, layer.num_heads).eval()
 

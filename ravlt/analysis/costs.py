@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ravlt.models.blocks import Stage
+from ravlt.models.ravlt import Stage
 
 from .macs import count_macs_by_module
 from .samples import make_sample

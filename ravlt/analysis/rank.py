@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
-from ravlt.models.attention import Attention
-from ravlt.models.attention.cores.base import AttentionCore
-from ravlt.models.attention.cores.linear import LinearCore
-from ravlt.models.attention.cores.rala import RALACore
+from ravlt.models.attention import AttentionCore, LinearCore, RALACore
+from ravlt.models.ravlt import GatedAttention
 
 # What a singular value must exceed to count, over the largest. Layers compute in
 # float32, whose rounding is some 1e-6 of the largest.
@@ -88,7 +86,7 @@ class Call:
         gate: The output gate, (B, heads, N, d).
     """
 
-    layer: Attention
+    layer: GatedAttention
     inputs: tuple
     mixed: Tensor
     local: Tensor
@@ -97,19 +95,17 @@ class Call:
 
 @contextlib.contextmanager
 def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None]:
-    """Shows every call of the model's RAVLT attention layers, while it is open.
-
-    Inference in tiles never has a whole layer in hand: set ``tile=0`` on the backbone.
+    """Report every call of the model's RAVLT attention layers, while it is open.
 
     Args:
-        model: Any network that holds :class:`ravlt.models.attention.Attention`.
+        model: Any network that holds :class:`ravlt.models.GatedAttention`.
         visit: Gets a layer's name and its call, without gradients; again where
             ``with_cp`` computes a layer again.
 
     Raises:
         RAVLTError: If there is no such layer.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, Attention)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, GatedAttention)}
     if not layers:
         raise RAVLTError(
             f"{type(model).__name__} has no RAVLT attention layer, whose rank could be "
@@ -123,7 +119,7 @@ def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None
 
 
 def _listen(
-    name: str, layer: Attention, visit: Callable[[str, Call], None]
+    name: str, layer: GatedAttention, visit: Callable[[str, Call], None]
 ) -> list[torch.utils.hooks.RemovableHandle]:
     seen: dict = {}
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
-from ravlt.models.attention import CORES, Attention
-from ravlt.models.attention.cores.base import AttentionCore
+from ravlt.models.attention import CORES, AttentionCore
+from ravlt.models.ravlt import GatedAttention
 from ravlt.weights.checkpoint import load_pretrained
 
 from .rank import (
@@ -74,7 +74,7 @@ def load_subject(name: str, size: tuple[int, int], checkpoint: str | None) -> Su
         )
     if checkpoint:
         load_pretrained(backbone, checkpoint)
-    backbone.eval().tile = 0  # whole layers, for watch()
+    backbone.eval()
     if not is_config(name):
         return Subject(backbone, _normalise)
 
@@ -131,7 +131,7 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
     attention = {
         name: name_of(layer.core)
         for name, layer in subject.backbone.named_modules()
-        if isinstance(layer, Attention)
+        if isinstance(layer, GatedAttention)
     }
     spectra, rows = defaultdict(list), defaultdict(list)
     current = size

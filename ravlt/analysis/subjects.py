@@ -11,8 +11,8 @@ from torch import nn
 
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
+from ravlt.ops import plain_forms
 
-from .reference import ReferenceRAVLT
 from .samples import make_batch
 
 
@@ -21,9 +21,10 @@ def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn
 
     Args:
         name: ``ravlt_t`` (released attention) or ``ravlt_t:rala``, likewise with four
-            names between commas; ``reference_t:rala``, the straightforward form of the
-            same network; a timm model, of which the features are computed; or a config
-            file (also ``mmdet::...``, ``mmseg::...``), of which the whole model is.
+            names between commas; ``reference_t:rala``, the same network with every
+            operator in its plain form; a timm model, of which the features are
+            computed; or a config file (also ``mmdet::...``, ``mmseg::...``), of which
+            the whole model is.
         size: Height and width of the images, which some timm models must know.
         with_cp: Whether RAVLT recomputes activations in the backward pass.
 
@@ -37,8 +38,10 @@ def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn
         if attention:
             names = attention.split(",")
             kwargs["attn_types"] = names[0] if len(names) == 1 else names
-        model = RAVLT(arch, with_cp=with_cp, **kwargs)
-        return ReferenceRAVLT(model) if kind == "reference" else model
+        if kind == "reference":
+            model = RAVLT(arch, tile=0, recompute_ffn=False, with_cp=with_cp, **kwargs)
+            return _PlainForms(model)
+        return RAVLT(arch, with_cp=with_cp, **kwargs)
     if is_config(name):
         return _build_config(name)
     if not timm.is_model(name):
@@ -49,6 +52,18 @@ def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn
     with contextlib.suppress(TypeError):  # convolutional networks take any size
         return timm.create_model(name, features_only=True, img_size=size)
     return timm.create_model(name, features_only=True)
+
+
+class _PlainForms(nn.Module):
+    """A network whose operators run in their plain PyTorch form."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with plain_forms():
+            return self.model(x)
 
 
 def is_config(name: str) -> bool:

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ravlt.errors import RAVLTError
-from ravlt.models.blocks import Block
+from ravlt.models.ravlt import Block
 
 from .shards import MODEL, read_shards, write_shards
 

@@ -1,7 +1,7 @@
 """RAVLT and its parts."""
 
-from .attention import Attention, build_core
+from .attention import CORES, build_core
 from .classifier import RAVLTClassifier
-from .ravlt import RAVLT
+from .ravlt import RAVLT, GatedAttention
 
-__all__ = ["RAVLT", "Attention", "RAVLTClassifier", "build_core"]
+__all__ = ["CORES", "RAVLT", "GatedAttention", "RAVLTClassifier", "build_core"]

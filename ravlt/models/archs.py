@@ -55,6 +55,8 @@ ARCHS = {
     ),
 }
 MLP_RATIO = 3.5
+# 'shell' is the name of 'gated' in configs and checkpoints of ravlt 0.1.
+PROFILES = ("gated", "paper", "shell")
 
 _REQUIRED = {"embed_dims", "depths", "num_heads"}
 _DEFAULTS = dict(
@@ -63,7 +65,7 @@ _DEFAULTS = dict(
 
 
 def resolve_arch(arch: str | Mapping) -> dict:
-    """Gives the settings of a named or hand-made architecture, checked.
+    """Return the settings of a named or custom architecture, checked.
 
     Args:
         arch: One of ``'t'``, ``'s'``, ``'b'``, ``'l'``, ``'test'``, or a mapping
@@ -109,7 +111,7 @@ def resolve_arch(arch: str | Mapping) -> dict:
 
 
 def per_stage(key: str, values) -> tuple:
-    """Gives one value for each of the four stages; a single one stands for all.
+    """Return one value for each of the four stages; a single one stands for all.
 
     Raises:
         RAVLTError: If a list does not have four entries.
@@ -124,28 +126,106 @@ def per_stage(key: str, values) -> tuple:
     return tuple(values)
 
 
-def per_block(key: str, values: Sequence, depths: Sequence[int]) -> tuple[tuple, ...]:
-    """Gives one value for each block of each stage.
+def resolve_attn_types(
+    attn_types: AttnTypes, depths: Sequence[int]
+) -> tuple[tuple, tuple[tuple, ...]]:
+    """Check the attention types and give each block its own.
 
     Args:
-        key: Name for messages.
-        values: Of each stage, one (no list) for all of its blocks, or one for each.
+        attn_types: One for all stages, one for each stage, or in place of a stage's one
+            a list with one for each of its blocks.
         depths: Blocks of each stage.
 
+    Returns:
+        The shortest form, to be stored with weights (if all blocks of a stage share one
+        mechanism, its name once), and one for each block of each stage.
+
     Raises:
-        RAVLTError: If a stage's list does not have as many entries as blocks.
+        RAVLTError: If a list does not have as many entries as stages or blocks.
     """
-    blocks = []
-    for stage, (value, depth) in enumerate(zip(values, depths, strict=True)):
+    stages = []
+    stored = per_stage("attn_types", attn_types)
+    for stage, (value, depth) in enumerate(zip(stored, depths, strict=True)):
         one = isinstance(value, str | Mapping)
-        value = (value,) * depth if one else tuple(value)
-        if len(value) != depth:
+        blocks = (value,) * depth if one else tuple(value)
+        if len(blocks) != depth:
             raise RAVLTError(
-                f"{key}[{stage}] has {len(value)} entries, but the stage has {depth} "
-                f"blocks; give one attention, or {depth}."
+                f"attn_types[{stage}] has {len(blocks)} entries, but the stage has "
+                f"{depth} blocks; give one attention, or {depth}."
             )
-        blocks.append(value)
-    return tuple(blocks)
+        stages.append(tuple(_shortest(block) for block in blocks))
+    short = tuple(
+        blocks[0] if all(block == blocks[0] for block in blocks) else blocks
+        for blocks in stages
+    )
+    return short, tuple(stages)
+
+
+def split_profile(spec: AttnType) -> tuple[str, AttnType]:
+    """Split the profile off an attention type.
+
+    Args:
+        spec: A name, or a dict with ``type``, options and ``profile``.
+
+    Returns:
+        ``'gated'`` or ``'paper'``, and the attention type without its profile. RALA's
+        own layer is the gated one.
+
+    Raises:
+        RAVLTError: If the profile is unknown.
+    """
+    if isinstance(spec, str):
+        return "gated", spec
+    core = dict(spec)
+    profile = core.pop("profile", "gated")
+    if profile not in PROFILES:
+        raise RAVLTError(
+            f"attn_types has the unknown profile='{profile}'; use 'gated' or 'paper'."
+        )
+    paper = profile == "paper" and core.get("type") != "rala"
+    return "paper" if paper else "gated", core
+
+
+def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    """Return the indices as a tuple.
+
+    Raises:
+        RAVLTError: If they are not distinct, not sorted, or name no stage.
+    """
+    indices = tuple(out_indices)
+    if not indices or sorted(set(indices)) != list(indices):
+        raise RAVLTError(f"out_indices={indices} must be distinct and rise; sort them.")
+    if indices[0] < 0 or indices[-1] >= NUM_STAGES:
+        raise RAVLTError(
+            f"out_indices={indices} names a stage that does not exist; use 0 to "
+            f"{NUM_STAGES - 1}."
+        )
+    return indices
+
+
+def check_frozen_stages(frozen_stages: int) -> int:
+    """Return the number of frozen stages.
+
+    Raises:
+        RAVLTError: If it is out of range.
+    """
+    if not -1 <= frozen_stages <= NUM_STAGES:
+        raise RAVLTError(
+            f"frozen_stages={frozen_stages} is out of range; use -1 (none), 0 (stem) "
+            f"or 1 to {NUM_STAGES}."
+        )
+    return frozen_stages
+
+
+def check_tile(tile: int | None) -> int | None:
+    """Return the side of a tile.
+
+    Raises:
+        RAVLTError: If it is negative.
+    """
+    if tile is not None and tile < 0:
+        raise RAVLTError(f"tile={tile} is negative; use None, 0 or a number of tokens.")
+    return tile
 
 
 def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
@@ -164,6 +244,16 @@ def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
             logger="current",
             level=logging.WARNING,
         )
+
+
+def _shortest(spec: AttnType) -> AttnType:
+    """Return an attention type as plain strings and dicts, without defaults."""
+    if isinstance(spec, str):
+        return spec
+    spec = dict(spec)
+    if spec.get("profile") in ("gated", "shell"):
+        del spec["profile"]
+    return spec["type"] if spec.keys() == {"type"} else spec
 
 
 def _check_heads(stage: int, dim: int, heads: int) -> None:

@@ -7,28 +7,32 @@ them, for ``timm.create_model`` and for mmseg's ``TIMMBackbone`` alike.
 from collections.abc import Mapping, Sequence
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import SelectAdaptivePool2d, register_notrace_module
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ravlt import ops
 from ravlt.errors import RAVLTError
 
-from .archs import NUM_STAGES, RELEASED_ATTN_TYPES, AttnTypes
-from .depthwise import to_image
-from .layers import PointwiseConv, fold_batch_norm
-from .trunk import Trunk, init_convolution
+from .archs import RELEASED_ATTN_TYPES, AttnTypes
+from .attention import CORES
+from .layers import DepthwiseConv, PointwiseConv, init_convolution
+from .ravlt import RAVLTEncoder
+
+# Leaves of torch.fx graphs: their operators choose a form when they run.
+for _module in (PointwiseConv, DepthwiseConv, *CORES.values()):
+    register_notrace_module(_module)
 
 _WEIGHTS = "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/RAVLT_{}.pth"
 _HEAD_WIDTH = 1024
 
 
-class RAVLTClassifier(Trunk):
-    """RAVLT with its ImageNet head, in the form of a timm model.
+class RAVLTClassifier(RAVLTEncoder):
+    """RAVLT with its ImageNet head, with the interface of a timm model.
 
-    Behind the stages: a 1 x 1 convolution to 1024 channels, batch norm, SiLU, pooling
+    After the stages: a 1 x 1 convolution to 1024 channels, batch norm, SiLU, pooling
     and a linear classifier (kept as a 1 x 1 convolution, as released).
 
     Args:
@@ -59,12 +63,8 @@ class RAVLTClassifier(Trunk):
         super().__init__(
             arch,
             attn_types,
-            in_chans,
-            NUM_STAGES,
-            drop_path_rate,
-            layer_scale_init=None,
-            norm_cfg=dict(type="BN"),
-            with_cp=False,
+            in_channels=in_chans,
+            drop_path_rate=drop_path_rate,
             tile=tile,
         )
         self.num_classes = num_classes
@@ -78,7 +78,7 @@ class RAVLTClassifier(Trunk):
         self.act = nn.SiLU()
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.drop = nn.Dropout(drop_rate)
-        self.head = _head(num_classes)
+        self.head = self._build_head(num_classes)
         self.apply(init_convolution)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,17 +87,17 @@ class RAVLTClassifier(Trunk):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, 1024, ceil(H / 32), ceil(W / 32))."""
-        return self._tail(self.run_stages(x, lambda stage, tokens: tokens)[-1])
+        return self._tail(self.forward_stages(x)[-1])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools and classifies.
+        """Pool and classify.
 
         Args:
-            x: What :meth:`forward_features` gave.
+            x: The result of :meth:`forward_features`.
             pre_logits: Whether to leave out the classifier.
 
         Returns:
-            (B, num_classes), or (B, 1024); the grid is kept if nothing pools.
+            (B, num_classes), or (B, 1024); with the grid if there is no pooling.
         """
         x = self.drop(self.global_pool(x))
         if not pre_logits:
@@ -113,30 +113,45 @@ class RAVLTClassifier(Trunk):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Gives the outputs of stages.
+        """Compute the outputs of stages.
 
         Args:
             x: Images of shape (B, in_chans, H, W).
             indices: Stages; a number stands for as many of the last ones, None for all.
-            norm: Of timm's interface; stages have no norm of their own here.
-            stop_early: Of timm's interface; pruning does it.
-            output_fmt: 'NCHW' or 'NHWC'.
+            norm: Whether the last stage's output goes through the layers up to the
+                pooling, among them the only norm after the stages; it then has 1024
+                channels.
+            stop_early: Whether to stop after the last stage asked for.
+            output_fmt: 'NCHW' (contiguous) or 'NHWC'.
             intermediates_only: Whether to leave out the last features.
 
         Returns:
-            The outputs, after :meth:`forward_features` of the same images if asked for.
+            The outputs; unless ``intermediates_only``, after the result of
+            :meth:`forward_features` for the same images (with ``stop_early`` after the
+            last stage that ran).
 
         Raises:
             RAVLTError: If the format is another one.
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise RAVLTError(f"output_fmt='{output_fmt}' is not 'NCHW' or 'NHWC'.")
-        wanted, _ = feature_take_indices(len(self.layers), indices)
-        outs = self.run_stages(x, lambda stage, tokens: tokens)
-        taken = [out for i, out in enumerate(outs) if i in wanted]
-        if output_fmt == "NCHW":
-            taken = [to_image(out) for out in taken]
-        return taken if intermediates_only else (self._tail(outs[-1]), taken)
+        wanted, last = feature_take_indices(len(self.layers), indices)
+        final = len(self.layers) - 1
+        tokens = self.forward_stages(x, last if stop_early else final)
+        taken = []
+        for i in sorted(wanted):
+            if norm and i == final:
+                out = self._tail(tokens[i])
+                taken.append(out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1))
+            elif output_fmt == "NCHW":
+                taken.append(ops.channels_first(tokens[i]))
+            else:
+                taken.append(tokens[i])
+        if intermediates_only:
+            return taken
+        if len(tokens) <= final:
+            return ops.channels_first(tokens[-1]), taken
+        return self._tail(tokens[-1]), taken
 
     def prune_intermediate_layers(
         self,
@@ -144,12 +159,15 @@ class RAVLTClassifier(Trunk):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drops what the outputs of some stages do not need.
+        """Remove layers that the outputs of some stages do not need.
+
+        Without the last stage the layers up to the pooling and the classifier fit no
+        more and are removed in any case; :meth:`reset_classifier` builds a new one.
 
         Args:
             indices: As in :meth:`forward_intermediates`.
-            prune_norm: Whether to drop what is between stages and pooling.
-            prune_head: Whether to drop the classifier.
+            prune_norm: Whether to remove the layers between stages and pooling.
+            prune_head: Whether to remove the classifier and the pooling.
 
         Returns:
             The stages.
@@ -161,35 +179,32 @@ class RAVLTClassifier(Trunk):
         if prune_norm or shortened:
             self.proj, self.norm, self.act = (nn.Identity() for _ in range(3))
             self.num_features = self.head_hidden_size = self.embed_dims[last]
-        if prune_head or shortened:
+        if prune_head:
             self.reset_classifier(0, "")
+        elif prune_norm or shortened:
+            self.reset_classifier(0)
         return taken
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         return self.head
 
     def reset_classifier(
         self, num_classes: int, global_pool: str | None = None
     ) -> None:
-        """Replaces the last layer for other classes, and the pooling if given."""
+        """Replace the last layer for other classes, and the pooling if given."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        self.head = _head(num_classes).to(next(self.parameters()))
+        self.head = self._build_head(num_classes).to(next(self.parameters()))
         self.head.apply(init_convolution)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Sets whether the backward pass recomputes the blocks."""
-        for stage in self.layers:
-            stage.with_cp = enable
-
     def no_weight_decay(self) -> set[str]:
-        """Names the layer scales, which decay would pull towards zero."""
+        """Return the names of layer scales, which decay would pull towards zero."""
         return {n for n, _ in self.named_parameters() if ".gamma_" in n}
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Gives timm's patterns for layer-wise learning rates.
+        """Return timm's patterns for layer-wise learning rates.
 
         Args:
             coarse: Whether a stage is one group.
@@ -202,21 +217,14 @@ class RAVLTClassifier(Trunk):
         stages = r"^layers\.(\d+)"
         return dict(stem=r"^patch_embed", blocks=stages if coarse else blocks)
 
-    def switch_to_deploy(self) -> "RAVLTClassifier":
-        """Also folds the batch norm before the pooling; see :class:`Trunk`."""
-        super().switch_to_deploy()
-        if isinstance(self.norm, _BatchNorm):
-            self.norm = fold_batch_norm(self.proj, self.norm)
-        return self
-
     def _tail(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(to_image(self.proj(x))))
+        """(B, H, W, C) -> (B, 1024, H, W)."""
+        return self.act(self.norm(ops.channels_first(self.proj(x))))
 
-
-def _head(num_classes: int) -> nn.Module:
-    if not num_classes:
-        return nn.Identity()
-    return nn.Conv2d(_HEAD_WIDTH, num_classes, 1)
+    def _build_head(self, num_classes: int) -> nn.Module:
+        if not num_classes:
+            return nn.Identity()
+        return nn.Conv2d(self.num_features, num_classes, 1)
 
 
 def _filter(checkpoint: Mapping, model: RAVLTClassifier) -> dict[str, Tensor]:
@@ -242,31 +250,76 @@ def _cfg(url: str) -> dict:
         classifier="head",
         paper_ids="arXiv:2411.07635",
         paper_name="Breaking the Low-Rank Dilemma of Linear Attention",
+        # The authors published their code and weights without a license.
+        license="unknown" if url else "apache-2.0",
     )
 
 
-# Nobody has published weights of the all-linear models.
+# No trained weights of the all-linear models are available.
 default_cfgs = generate_default_cfgs(
     {f"ravlt_{size}.in1k": _cfg(_WEIGHTS.format(size.upper())) for size in "tsbl"}
     | {f"ravlt_{size}_linear.untrained": _cfg("") for size in "tsbl"}
 )
 
 
-def _register(size: str, suffix: str, attn_types: str | Sequence[str]) -> None:
-    def create(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
-        return build_model_with_cfg(
-            RAVLTClassifier,
-            create.__name__,
-            pretrained,
-            pretrained_filter_fn=_filter,
-            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
-            **dict(arch=size, attn_types=attn_types) | kwargs,
-        )
-
-    create.__name__ = f"ravlt_{size}{suffix}"
-    register_model(create)
+def _create(name: str, pretrained: bool, **kwargs) -> RAVLTClassifier:
+    return build_model_with_cfg(
+        RAVLTClassifier,
+        name,
+        pretrained,
+        pretrained_filter_fn=_filter,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+        **kwargs,
+    )
 
 
-for _size in "tsbl":
-    _register(_size, "", RELEASED_ATTN_TYPES)
-    _register(_size, "_linear", "rala")
+@register_model
+def ravlt_t(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-T with the released attention."""
+    return _create("ravlt_t", pretrained, **dict(arch="t") | kwargs)
+
+
+@register_model
+def ravlt_s(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-S with the released attention."""
+    return _create("ravlt_s", pretrained, **dict(arch="s") | kwargs)
+
+
+@register_model
+def ravlt_b(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-B with the released attention."""
+    return _create("ravlt_b", pretrained, **dict(arch="b") | kwargs)
+
+
+@register_model
+def ravlt_l(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-L with the released attention."""
+    return _create("ravlt_l", pretrained, **dict(arch="l") | kwargs)
+
+
+@register_model
+def ravlt_t_linear(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-T with RALA in all stages."""
+    args = dict(arch="t", attn_types="rala") | kwargs
+    return _create("ravlt_t_linear", pretrained, **args)
+
+
+@register_model
+def ravlt_s_linear(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-S with RALA in all stages."""
+    args = dict(arch="s", attn_types="rala") | kwargs
+    return _create("ravlt_s_linear", pretrained, **args)
+
+
+@register_model
+def ravlt_b_linear(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-B with RALA in all stages."""
+    args = dict(arch="b", attn_types="rala") | kwargs
+    return _create("ravlt_b_linear", pretrained, **args)
+
+
+@register_model
+def ravlt_l_linear(pretrained: bool = False, **kwargs) -> RAVLTClassifier:
+    """RAVLT-L with RALA in all stages."""
+    args = dict(arch="l", attn_types="rala") | kwargs
+    return _create("ravlt_l_linear", pretrained, **args)

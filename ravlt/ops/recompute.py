@@ -62,12 +62,12 @@ def checkpoint_module(module: nn.Module, x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _statistics_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    tracked = [norm.track_running_stats for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        # Eval mode reads the statistics: only training mode would move them.
-        norm.track_running_stats = norm.track_running_stats and not norm.training
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, track in zip(norms, tracked, strict=True):
-            norm.track_running_stats = track
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -32,9 +32,10 @@ def rotary_frequencies(
     Returns:
         A tensor of shape (d / 4,).
     """
-    count = head_dim // 4
-    exponents = torch.arange(count, device=device, dtype=dtype)
-    return (exponents * (-math.log(10000.0) / max(count - 1, 1))).exp()
+    logarithms = torch.linspace(
+        0.0, -math.log(10000.0), head_dim // 4, device=device, dtype=dtype
+    )
+    return logarithms.exp()
 
 
 def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:

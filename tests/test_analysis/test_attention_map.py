@@ -170,7 +170,7 @@ def test_papers_own_layers_can_be_seen(image):
     assert seen.attention == "fixation"
     sums = seen.weights.sum((1, 2))
     torch.testing.assert_close(sums, torch.ones(2), rtol=0, atol=1e-5)
-    with pytest.raises(RAVLTError, match="stage 2 is a PlainAttention.*'shell'"):
+    with pytest.raises(RAVLTError, match="stage 2 is a PlainAttention.*'gated'"):
         put_core(subject.backbone, "rala", 2, 1)
 
 

@@ -21,8 +21,8 @@ from ravlt.analysis.rank import (
     singular_values,
     watch,
 )
-from ravlt.models import RAVLT
-from ravlt.models.attention import Attention, build_core
+from ravlt.models import RAVLT, GatedAttention
+from ravlt.models.attention import build_core
 
 # ------------------------------------------------------------------------ formulas
 
@@ -123,7 +123,7 @@ def rala() -> tuple[Call, dict[str, Tensor]]:
         return seen["layers.1.blocks.0.attn"], twin(layer, seen["x"][0])
 
 
-def twin(layer: Attention, x: Tensor) -> dict[str, Tensor]:
+def twin(layer: GatedAttention, x: Tensor) -> dict[str, Tensor]:
     """What the layer computes for one image, head by head, from its weights."""
 
     def heads(t: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ def test_under_autocast():
 
 def by_hand(name: str, tokens: tuple[int, int], d: int) -> Call:
     """A call on Gaussian queries, keys, values and gate of one head."""
-    layer = Attention(d, 1, name)
+    layer = GatedAttention(d, 1, name)
     q, k, v, gate = (draw(1, 1, math.prod(tokens), d, seed=i) for i in range(4))
     mixed = layer.core(q, k, v, tokens)
     return Call(layer, (q, k, v, tokens), mixed, torch.zeros_like(v), gate)

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ravlt.models.attention import CORES
-from ravlt.models.attention.cores.base import AttentionCore
+from ravlt.models.attention import CORES, AttentionCore
 
 GRIDS = [(7, 9), (1, 5), (6, 1), (1, 1)]
 HEADS, HEAD_DIM = 2, 8

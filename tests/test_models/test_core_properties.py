@@ -9,10 +9,8 @@ from core_twins import phi, turn
 from torch import Tensor
 
 from ravlt.errors import RAVLTError
-from ravlt.models.attention import CORES, build_core
-from ravlt.models.attention.cores.base import elu1
-from ravlt.models.attention.cores.linear import LinearCore
-from ravlt.models.attention.cores.rala import RALACore
+from ravlt.models.attention import CORES, LinearCore, RALACore, build_core
+from ravlt.ops import elu1, linear_attention_terms
 
 
 @pytest.mark.parametrize("name", ["focused", "norm", "fixation", "hedgehog"])
@@ -185,19 +183,20 @@ def test_the_released_order_of_operations():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-def test_token_weights_sum_to_one():
+@pytest.mark.parametrize("reweight", [False, True])
+def test_token_weights_sum_to_one(reweight):
     q, k, _ = draw((7, 9))
-    weights = RALACore(16, 2).token_weights(phi(q).mean(-2, keepdim=True), phi(k))
-    torch.testing.assert_close(weights.sum(-2), torch.ones(2, 2, 1).double())
-    assert weights.std() > 1e-4
-    assert LinearCore(16, 2).token_weights(q, k) * 63 == pytest.approx(1)
+    terms = linear_attention_terms(q, k, (7, 9), rope=False, reweight=reweight)
+    weights = terms[1] / phi(k)
+    torch.testing.assert_close(weights.sum(-2), torch.ones(2, 2, 8).double())
+    assert (weights.std().item() > 1e-4) is reweight
 
 
-def test_linear_is_rala_without_the_weights():
+def test_rala_of_equal_keys_is_linear_attention():
+    """Then the global query prefers none."""
     q, k, v = draw((4, 5))
-    rala = RALACore(16, 2)
-    rala.token_weights = lambda q_mean, k: 1 / k.shape[-2]
-    linear = LinearCore(16, 2, rope=True)
+    k = k[:, :, :1].expand_as(k)
+    rala, linear = RALACore(16, 2), LinearCore(16, 2, rope=True)
     torch.testing.assert_close(rala(q, k, v, (4, 5)), linear(q, k, v, (4, 5)))
 
 

@@ -8,8 +8,8 @@ from core_cases import HEAD_DIM, HEADS, build_shaken, draw
 from core_twins import dense_hedgehog
 
 from ravlt.models.attention import CORES
-from ravlt.models.attention.cores.hedgehog import NORMALISATIONS, HedgehogCore
 from ravlt.models.attention.distillation import distillation_loss
+from ravlt.models.attention.hedgehog import NORMALISATIONS, HedgehogCore
 
 
 def softmax_weights(q, k):

@@ -10,11 +10,12 @@ from core_cases import HEAD_DIM, HEADS, build_shaken, draw, draw_input
 from core_twins import directions, gates, rms, short_long
 from torch import Tensor, nn
 
-from ravlt.models.attention import CORES, Attention, build_core
-from ravlt.models.attention.cores.gla import SCANS
-from ravlt.models.depthwise import DepthwiseConv
-from ravlt.models.layers import ChannelLayerNorm
-from ravlt.models.tiling import Workspace
+from ravlt.inference.fold import fold_attention
+from ravlt.inference.tiled import Workspace, gated_attention_tiles
+from ravlt.models import GatedAttention
+from ravlt.models.attention import CORES, build_core
+from ravlt.models.attention.gla import SCANS
+from ravlt.models.layers import ChannelLayerNorm, DepthwiseConv
 
 EPS = 1e-5
 
@@ -155,16 +156,16 @@ def test_chela_without_its_convolution_is_norm_attention():
 @pytest.mark.parametrize("name", ["gla", "chela"])
 def test_the_layer_hands_over_what_its_projections_get(name):
     """On whole grids and in tiles; after the norm, scale and shift included."""
-    layer = randomize(Attention(16, 2, name)).eval()
+    layer = randomize(GatedAttention(16, 2, name)).eval()
     norm = randomize(ChannelLayerNorm(16))
     given = []
     layer.core.register_forward_hook(lambda _, args, out: given.append(args[4].clone()))
     x = images(1, 9, 10, 16)
     with torch.no_grad():
         layer(norm(x))
-        list(layer.tiles(x, norm, Workspace(x, 4)))
-        layer.switch_to_deploy(norm.norm)
-        list(layer.tiles(x, norm, Workspace(x, 4)))
+        list(gated_attention_tiles(layer, norm, x, Workspace(4)))
+        fold_attention(norm.norm, layer)
+        list(gated_attention_tiles(layer, norm, x, Workspace(4)))
         assert len(given) == 3
         for got in given:
             torch.testing.assert_close(got, norm(x))

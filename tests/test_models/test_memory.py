@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 from backbones import build, images
+from reference import ReferenceRAVLT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ravlt.analysis.reference import ReferenceRAVLT
 from ravlt.analysis.timing import saved_bytes
+from ravlt.inference.tiled import Workspace, forward_stage_tiled
 from ravlt.models.attention import CORES, build_core
-from ravlt.models.tiling import Workspace
 
 SETTINGS = {name: name for name in CORES} | {
     "default": ("rala", "rala", "softmax", "softmax")
@@ -55,11 +55,12 @@ def test_no_stage_makes_a_square_of_its_tokens(attn_types, case):
     model.train(case in ("train", "with_cp"))
     for stage, dim in zip(model.layers, model.embed_dims, strict=True):
         x = images(1, height, width, dim)
-        workspace = Workspace(x, 11) if case == "tiles" else None
-        backward = case in ("train", "with_cp")
-        seen = largest(stage, x, workspace, backward=backward)
-        # It has seen queries, keys, values and gate together.
-        assert seen.numel >= 4 * x.numel() or workspace
+        if case == "tiles":
+            seen = largest(forward_stage_tiled, stage, x, Workspace(11), backward=False)
+        else:
+            seen = largest(stage, x, backward=case in ("train", "with_cp"))
+            # It has seen queries, keys, values and gate together.
+            assert seen.numel >= 4 * x.numel()
         assert seen.numel < squared / 7, seen.shape
 
 
@@ -127,8 +128,12 @@ def test_recomputed_blocks_keep_less(attn_types):
     assert saving < 0.4 * plain
 
 
-def test_the_feed_forward_network_keeps_one_hidden_map():
-    """And not what GELU and the convolution make of it."""
-    ffn = build().layers[0].blocks[0].ffn
+@pytest.mark.parametrize("recompute", [None, True, False])
+def test_the_feed_forward_network_keeps_one_hidden_map(recompute):
+    """Unless it is not to recompute GELU and the convolution."""
+    ffn = build(recompute_ffn=recompute).train().layers[0].blocks[0].ffn
     x = images(1, 16, 24, 16)
-    assert kept_bytes(ffn, x) == 4 * (x.numel() + 16 * 24 * ffn.fc1.out_channels)
+    hidden = 16 * 24 * ffn.fc1.out_channels
+    count = x.numel() + (3 if recompute is False else 1) * hidden
+    kernel = ffn.dwconv.weight.numel() if recompute is False else 0
+    assert kept_bytes(ffn, x) == 4 * (count + kernel)

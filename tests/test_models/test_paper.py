@@ -10,9 +10,10 @@ from backbones import build, error, images, randomize
 from core_twins import TWINS, copied_in_space, products, rms, short_long
 from torch import Tensor
 
-from ravlt.models.attention import CORES, build_attention
+from ravlt.inference.fold import fold_attention
+from ravlt.models.attention import CORES
 from ravlt.models.layers import ChannelLayerNorm
-from ravlt.models.tiling import Workspace
+from ravlt.models.ravlt import build_attention
 
 C, HEADS = 32, 2
 NAMES = sorted(set(CORES) - {"rala"})
@@ -68,7 +69,7 @@ def plain(layer, name: str, x: Tensor, k_more=0.0, local=lambda v: 0.0) -> Tenso
     if name == "fixation":
         parts = parts[0], *(copied_in_space(part, hw) for part in parts[1:])
         a = TWINS[name](layer.core, *parts, hw)
-    elif name == "softmax":  # the twin of the shell's core rotates
+    elif name == "softmax":  # the twin of the gated layer's core rotates
         a = products(*parts[:2]) / math.sqrt(parts[0].shape[-1])
         a = a.exp() / a.exp().sum(-1, keepdim=True)
     else:
@@ -105,14 +106,11 @@ def gla(layer, name: str, x: Tensor) -> Tensor:
 
 def chela(layer, name: str, x: Tensor) -> Tensor:
     hw = x.shape[1:3]
-    u = silu(short_long(layer.conv, x))
-    z = silu(linear(layer.z, u))
-    q = heads(z * layer.scale_q + layer.shift_q)
-    k = heads(z * layer.scale_k + layer.shift_k)
-    v = heads(silu(linear(layer.v, x)))
+    u = short_long(layer.low, silu(short_long(layer.high, x)))
+    q, k, v = (heads(part) for part in linear(layer.qkv, u).chunk(3, -1))
     y = TWINS["norm"](layer.core, q, k, v, hw) @ v
     torch.testing.assert_close(rms(y), torch.ones_like(rms(y)))
-    return linear(layer.proj, joined(y, hw) * silu(linear(layer.gate, u)))
+    return linear(layer.proj, joined(y, hw) * silu(linear(layer.gate, u))) + u
 
 
 LAYERS = dict(focused=focused, vicinity=vicinity, gla=gla, chela=chela)
@@ -173,7 +171,7 @@ COUNTS = {
     "focused": 4 * C**2 + 4 * C + C + 14 * 14 * C + 26 * D,
     "vicinity": 3 * (C**2 + C) // 2 + C**2 // 2 + C + 2 * C**2,
     "gla": 4 * C**2 + C + 9 * C + 2 * D + (16 * C + 17 * C),
-    "chela": 178 * C + 4 * C + 4 * (C**2 + C) + 4 * C,
+    "chela": (9 + 1 + 169 + 9) * C + 8 * C + 5 * (C**2 + C),
     "hedgehog": 4 * C**2 + 4 * C + 2 * HEADS * (D**2 + D),
     "fixation": 4 * C**2 + 4 * C + 2 * (3 * D**2 + D),
 }
@@ -201,16 +199,13 @@ def test_finite_in_half_precision(name, case):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tiles_and_folds_change_nothing(name):
+def test_folds_change_nothing(name):
     layer = paper(name).float()
     norm, x = randomize(ChannelLayerNorm(C)), images(2, 9, 10, C)
     with torch.no_grad():
         expected = layer(norm(x))
-        layer.switch_to_deploy(norm.norm)
-        whole = torch.empty_like(x)
-        for tile, part in layer.tiles(x, norm, Workspace(x, 4)):
-            whole[tile] = part
-    assert error(whole, expected) < 1e-5
+        fold_attention(norm.norm, layer)
+        assert error(layer(norm(x)), expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -230,7 +225,7 @@ def test_in_a_network(name):
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
 
-def test_ralas_paper_is_the_shell():
+def test_the_paper_layer_of_rala_is_the_gated_one():
     layer = build_attention(dict(type="rala", profile="paper"), C, HEADS)
     assert (
         layer.state_dict().keys()

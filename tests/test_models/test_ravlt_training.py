@@ -1,6 +1,7 @@
 """The backbone in training: recomputation, freezing, batch norm's statistics."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.models.archs import ARCHS
-from ravlt.models.blocks import Block
+from ravlt.models.ravlt import Block
 
 
 def test_with_cp_gives_identical_gradients():
@@ -28,6 +29,29 @@ def test_with_cp_gives_identical_gradients():
         assert torch.equal(saving.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("profile", ["gated", "paper"])
+@pytest.mark.parametrize("norm", ["BN", "SyncBN"])
+def test_with_cp_moves_statistics_once(profile, norm):
+    """CHELA has batch norms inside of the blocks that are computed twice."""
+    attn_types, norm_cfg = dict(type="chela", profile=profile), dict(type=norm)
+    plain, saving = (
+        build(attn_types=attn_types, norm_cfg=norm_cfg, with_cp=with_cp).train()
+        for with_cp in (False, True)
+    )
+    kinds = {type(m) for m in plain.modules() if isinstance(m, _BatchNorm)}
+    assert kinds == {nn.SyncBatchNorm if norm == "SyncBN" else nn.BatchNorm2d}
+    for model in (plain, saving):
+        for _ in range(2):
+            sum(out.square().sum() for out in model(images(2, 3, 64, 64))).backward()
+    state = saving.state_dict()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(state[name], value, rtol=0, atol=0, msg=name)
+    for norm in plain.modules():
+        if isinstance(norm, _BatchNorm):
+            assert norm.momentum == 0.1
+            assert norm.num_batches_tracked == 2
+
+
 def test_with_cp_recomputes_in_training_only(monkeypatch):
     calls = []
     original = torch.utils.checkpoint.checkpoint
@@ -40,7 +64,8 @@ def test_with_cp_recomputes_in_training_only(monkeypatch):
     def blocks():
         return sum(isinstance(function, Block) for function in calls)
 
-    monkeypatch.setattr("ravlt.models.blocks.cp.checkpoint", spy)
+    module = importlib.import_module("ravlt.ops.recompute")
+    monkeypatch.setattr(module, "checkpoint", spy)
     model, depth = build(with_cp=True), sum(ARCHS["test"]["depths"])
     model.train()(images(2, 3, 32, 32))
     assert blocks() == depth

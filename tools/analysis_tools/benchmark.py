@@ -22,9 +22,9 @@ from ravlt.analysis.timing import (
     peak_memory,
     saved_bytes,
 )
-from ravlt.deploy import switch_to_deploy
 from ravlt.engine.cli import run_cli
 from ravlt.errors import RAVLTError
+from ravlt.inference.fold import switch_to_deploy
 from ravlt.models import RAVLT
 
 DTYPES = {
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         "models",
         nargs="+",
         help="ravlt_t, ravlt_t:rala, ravlt_t:rala,rala,softmax,softmax (any size and "
-        "attention), reference_t:rala (the straightforward form), a timm model, or a "
+        "attention), reference_t:rala (operators in plain PyTorch), a timm model, or a "
         "config file (the whole detector or segmentor)",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""RAVLT step by step as the paper states it: the yardstick of the benchmarks.
+"""RAVLT step by step as the paper states it: the twin of the network in the tests.
 
 Channels-first, a convolution for every product, one operation a line of the text,
 explicit N x N scores for softmax. Nothing is fused, folded, cached or tiled. It takes
@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ravlt.models.attention.rope import rope_frequencies
-from ravlt.models.blocks import Block
-from ravlt.models.ravlt import RAVLT
+from ravlt.models.ravlt import RAVLT, Block
 
 
 class ReferenceRAVLT(nn.Module):
@@ -19,7 +17,7 @@ class ReferenceRAVLT(nn.Module):
 
     Args:
         model: Where the parameters come from; they are shared, not copied. Its
-            attention must be 'rala' or 'softmax' in every stage.
+            attention must be 'rala' or 'softmax', the same in all blocks of a stage.
     """
 
     def __init__(self, model: RAVLT) -> None:
@@ -33,8 +31,8 @@ class ReferenceRAVLT(nn.Module):
         outs = []
         for i, stage in enumerate(model.layers):
             sin, cos = _tables(stage.RoPE.head_dim, x)
-            for block, kind in zip(stage.blocks, stage.attn_types, strict=True):
-                x = _block(block, x, sin, cos, kind)
+            for block in stage.blocks:
+                x = _block(block, x, sin, cos, model.attn_types[i])
             if i in model.out_indices:
                 outs.append(_layer_norm(model.extra_norms[str(i)].norm, x))
             if stage.downsample is not None:
@@ -88,7 +86,9 @@ _CORES = {"rala": _rala, "softmax": _softmax}
 def _tables(head_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """Sine and cosine of every feature of every token, each (H * W, d)."""
     height, width = x.shape[-2:]
-    theta = torch.tensor(rope_frequencies(head_dim), device=x.device, dtype=x.dtype)
+    count = head_dim // 4
+    theta = [10000.0 ** (-m / max(count - 1, 1)) for m in range(count)]
+    theta = torch.tensor(theta, device=x.device, dtype=x.dtype)
     theta = theta.repeat_interleave(2)
     rows = torch.arange(height, device=x.device)[:, None, None] * theta
     cols = torch.arange(width, device=x.device)[None, :, None] * theta

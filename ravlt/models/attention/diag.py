@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ravlt.errors import RAVLTError
+from ravlt.ops.precision import at_least_float32, autocast_off
 
-from ...precision import at_least_float32, autocast_off
 from .base import AttentionCore
 from .norm import rms_over_channels
 
@@ -41,7 +41,14 @@ class DiagCore(AttentionCore):
         self.activation = activation
         self.row_stochastic = activation == "softmax"
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             q, k, v = (at_least_float32(x) for x in (q, k, v))
@@ -52,7 +59,14 @@ class DiagCore(AttentionCore):
                 y = y / rms_over_channels(y)
         return y.to(dtype)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def dense(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         with autocast_off(q):
             q, k, v = (at_least_float32(x) for x in (q, k, v))
             tokens = torch.arange(hw[0] * hw[1], device=q.device)

@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...precision import at_least_float32, autocast_off
-from ..rope import rotate
+from ravlt import ops
+from ravlt.ops.precision import at_least_float32, autocast_off
+
 from .base import AttentionCore
 
 
@@ -28,18 +29,29 @@ class SoftmaxCore(AttentionCore):
         super().__init__(dim, num_heads)
         self.rope = rope
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         if self.rope:
-            q, k = _rotate_pair(q, k, hw)
-        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+            q = ops.rotate(at_least_float32(q), hw).to(v.dtype)
+            k = ops.rotate(at_least_float32(k), hw).to(v.dtype)
+        return F.scaled_dot_product_attention(q, k, v)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def dense(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         with autocast_off(q):
             q, k = at_least_float32(q), at_least_float32(k)
             if self.rope:
-                q, k = rotate(q, hw), rotate(k, hw)
+                q, k = ops.rotate(q, hw), ops.rotate(k, hw)
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
-
-
-def _rotate_pair(q: Tensor, k: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    return rotate(at_least_float32(q), hw), rotate(at_least_float32(k), hw)

@@ -5,10 +5,8 @@ import copy
 import pytest
 import torch
 from backbones import build, error, images, randomize
-from core_cases import draw_input
 
-from ravlt.models.attention import CORES, build_core
-from ravlt.models.tiling import Workspace, grid_tiles, row_tiles, workspace_for
+from ravlt.inference.tiled import Workspace, grid_tiles, row_tiles, tile_side
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
 
@@ -39,25 +37,6 @@ def test_tiles_are_few_and_nearly_square():
     assert len(list(grid_tiles(96, 96, 96, halo=1))) == 1
 
 
-@pytest.mark.parametrize("hw", [(7, 9), (1, 5), (6, 1)], ids=str)
-@pytest.mark.parametrize("name", CORES)
-def test_cores_mix_in_tiles(name, hw):
-    core = build_core(name, 16, 2)
-    torch.manual_seed(0)
-    # Heads lie between tokens and channels in memory, as in the layer.
-    tokens = torch.randn(3, 2, hw[0] * hw[1], 2, 8, dtype=torch.float64)
-    q, k, v = tokens.transpose(2, 3)
-    x = [t.detach() for t in draw_input(core, hw)]
-    expected = core.dense(q, k, v, hw, *x) @ v
-    for side in (1, 4, 20):
-        memory = tokens.clone().transpose(2, 3)
-        given = [t.clone() for t in x]
-        got = core.mix_(*memory, hw, side, *given)
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
-        assert torch.equal(memory[2], v)
-        assert all(map(torch.equal, given, x))
-
-
 def test_blocks_share_the_memory(monkeypatch):
     addresses = {}
     original = Workspace.empty
@@ -78,7 +57,7 @@ def test_blocks_share_the_memory(monkeypatch):
 
 
 def test_larger_tensors_get_new_memory():
-    workspace = Workspace(torch.empty(0), 3)
+    workspace = Workspace(3)
     small, large = (workspace.empty("q", torch.empty(n), torch.float32) for n in (2, 9))
     assert len(large) == 9
     assert small.data_ptr() != large.data_ptr()
@@ -86,7 +65,7 @@ def test_larger_tensors_get_new_memory():
 
 def test_a_name_keeps_its_memory_whatever_the_precision():
     """Half-precision models ask for float32 queries and half inputs by turns."""
-    workspace, like = Workspace(torch.empty(0), 3), torch.empty(2, 4)
+    workspace, like = Workspace(3), torch.empty(2, 4)
     dtypes = (torch.float32, torch.float16, torch.float32, torch.bfloat16)
     parts = [workspace.empty("q", like, dtype) for dtype in dtypes]
     assert [part.dtype for part in parts] == list(dtypes)
@@ -99,12 +78,20 @@ def test_when_tiles_are_used():
     model = build().eval()
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            assert workspace_for(model, x, 5).side == 5
-            assert workspace_for(model, x, None).side == 96
-            assert workspace_for(model, x, 0) is None
-            assert workspace_for(model.train(), x, 5) is None
-            model.eval()
-    assert workspace_for(model, x, 5) is None
+            model.tile = 5
+            assert tile_side(model, x) == 5
+            assert tile_side(model.train(), x) is None
+            assert tile_side(model.eval(), x.to("meta")) is None
+            model.tile = 16  # one tile is the whole grid
+            assert tile_side(model, x) is None
+            assert tile_side(model, torch.cat((x, x))) == 16
+            model.tile = 0
+            assert tile_side(model, x) is None
+            model.tile = None
+            assert tile_side(model, x) is None
+            assert tile_side(model, images(1, 3, 392, 384)) == 96
+    model.tile = 5
+    assert tile_side(model, x) is None
 
 
 def test_tiles_of_the_stem():
@@ -145,43 +132,41 @@ def test_tiles_equal_the_whole_grid_before_and_after_folding(attn_types, tile):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize("tile", [3, 64])  # with and without splitting the batch
-def test_hooks_see_what_they_would_on_whole_grids(tile, deploy):
-    """And what a hook keeps, or a layer was given, does not change later."""
-    model = randomize(build(tile=tile).double()).eval()
+PARTS = [
+    "patch_embed",
+    "layers.1",
+    "layers.2.blocks.1",
+    "layers.3.blocks.0.attn",
+    "layers.0.blocks.0.attn.core",
+    "layers.0.blocks.0.ffn",
+]
+
+
+@pytest.mark.parametrize("pre", [False, True])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_hook_sees_whole_grids(part, pre):
+    """And what it keeps does not change later."""
+    model, seen = randomize(build(tile=3).double()).eval(), []
     x = images(2, 3, 45, 70).double()
-    watched = {"patch_embed": model.patch_embed}
-    for i, stage in enumerate(model.layers):
-        watched[f"layers.{i}"] = stage
-        watched |= {f"layers.{i}.blocks.{j}": b for j, b in enumerate(stage.blocks)}
+    module = model.get_submodule(part)
 
-    def forward() -> list[tuple]:
-        seen = []
+    def keep(module, args, out=None) -> None:
+        tensor = args[0] if out is None else out
+        seen.append((tensor, tensor.detach().clone()))
 
-        def keep(name):
-            return lambda module, args, out: seen.append(
-                (name, out, out.detach().clone(), args[0], args[0].detach().clone())
-            )
-
-        handles = [m.register_forward_hook(keep(n)) for n, m in watched.items()]
-        model(x)
-        for handle in handles:
-            handle.remove()
-        return seen
-
-    expected = {name: out for name, _, out, *_ in forward()}
-    if deploy:
-        model.switch_to_deploy()
+    register = module.register_forward_pre_hook if pre else module.register_forward_hook
+    handle = register(keep)
+    expected = model(x)
     with torch.no_grad():
-        seen = forward()
-    assert expected.keys() == watched.keys() == {name for name, *_ in seen}
-    for name, out, out_then, given, given_then in seen:
-        assert torch.equal(out, out_then), name
-        assert torch.equal(given, given_then), name
-    for name, whole in expected.items():
-        got = torch.cat([out for found, out, *_ in seen if found == name])
-        torch.testing.assert_close(got, whole, rtol=1e-10, atol=1e-10, msg=name)
+        outs = model(x)
+    (_, whole), (kept, then) = seen
+    torch.testing.assert_close(kept, whole, rtol=0, atol=0)
+    assert torch.equal(kept, then)
+    torch.testing.assert_close(list(outs), [y.detach() for y in expected])
+    handle.remove()
+    with torch.no_grad():
+        model(x)
+    assert len(seen) == 2
 
 
 def test_inference_mode():

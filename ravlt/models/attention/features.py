@@ -4,7 +4,8 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from ...precision import at_least_float32, autocast_off
+from ravlt.ops.precision import at_least_float32, autocast_off
+
 from .base import AttentionCore
 
 
@@ -47,7 +48,14 @@ class FeatureMapCore(AttentionCore):
         """Gives what :meth:`dense` multiplies; of the shape of ``v``, most often it."""
         return v
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             v = at_least_float32(v)
@@ -56,7 +64,14 @@ class FeatureMapCore(AttentionCore):
             y = (q @ buffer) / denominator
         return y.to(dtype)
 
-    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def kv_buffer(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         """Gives S: all that outputs keep of the values.
 
         Args:
@@ -73,7 +88,14 @@ class FeatureMapCore(AttentionCore):
             _, k, _ = self._prepare(q, k, v, hw)
             return k.transpose(-2, -1) @ self.values(v, hw)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def dense(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         with autocast_off(q):
             q, k, denominator = self._prepare(q, k, at_least_float32(v), hw)
             return (q @ k.transpose(-2, -1)) / denominator

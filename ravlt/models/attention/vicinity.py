@@ -1,11 +1,13 @@
 """Vicinity attention (Sun et al., TPAMI 2023, arXiv 2206.10552)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
+from ravlt.ops.precision import at_least_float32, autocast_off
 
-from ...precision import at_least_float32, autocast_off
+from ..layers import PointwiseConv
+from .base import PlainAttention
 from .cosformer import modulate, quarter_waves
 from .features import FeatureMapCore
 
@@ -38,7 +40,14 @@ class VicinityCore(FeatureMapCore):
         waves = torch.cat((rows, cols), dim=-1).flatten(0, 1)
         return modulate(q.relu(), waves), modulate(k.relu(), waves)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         if not self.legacy_clamp:
             return super().forward(q, k, v, hw)
         dtype = v.dtype
@@ -50,13 +59,47 @@ class VicinityCore(FeatureMapCore):
             y = _clamp(_clamp(q @ buffer) * _clamp(1 / sums))
         return y.to(dtype)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def dense(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         if self.legacy_clamp:
             raise RAVLTError(
                 "legacy_clamp=True is not a linear map of v, so that it has no dense "
                 "form; set legacy_clamp=False."
             )
         return super().dense(q, k, v, hw)
+
+
+class VicinityAttention(PlainAttention):
+    """Attention on half of the channels, and a gate that gives back the features.
+
+    Feature reduction: queries, keys and values have C / 2 channels. Feature preserving
+    connection: the output, of C channels again, times 1 + s, with
+    s = sigmoid(W_2 relu(W_1 mean(x))), one for each image and channel.
+
+    Args:
+        dim: Channels, C.
+        num_heads: Number of heads, half as wide as usual.
+        core: The mechanism, of C / 2 channels.
+    """
+
+    def __init__(self, dim: int, num_heads: int, core: VicinityCore) -> None:
+        super().__init__(dim, num_heads, core)
+        self.preserve = nn.Sequential(
+            PointwiseConv(dim, dim, bias=False),
+            nn.ReLU(),
+            PointwiseConv(dim, dim, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.preserve(x.mean((1, 2), keepdim=True))
+        return super().forward(x) * (1 + gate)
 
 
 def _clamp(x: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..shift import spatial_shift
 from .features import FeatureMapCore
+from .shift import spatial_shift
 
 
 class FixationCore(FeatureMapCore):

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from ...precision import at_least_float32, autocast_off
-from .base import AttentionCore, elu1
+from ravlt.ops import elu1
+from ravlt.ops.precision import at_least_float32, autocast_off
+
+from .base import AttentionCore
 
 
 class NormCore(AttentionCore):
@@ -22,7 +24,14 @@ class NormCore(AttentionCore):
     nonneg = True
     linear_in_N = True
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             q, k, v = _mapped(q, k, v)
@@ -30,13 +39,27 @@ class NormCore(AttentionCore):
             y = y / rms_over_channels(y)
         return y.to(dtype)
 
-    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def kv_buffer(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         """Gives mean_j phi(k_j) v_j^T, (B, heads, d, d), float32 or wider."""
         with autocast_off(q):
             _, k, v = _mapped(q, k, v)
             return k.transpose(-2, -1) @ v
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
+    def dense(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hw: tuple[int, int],
+        x: Tensor | None = None,
+    ) -> Tensor:
         with autocast_off(q):
             q, k, v = _mapped(q, k, v)
             scores = q @ k.transpose(-2, -1)

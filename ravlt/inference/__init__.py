@@ -1,0 +1,1 @@
+"""Inference: exact folds, and networks computed tile by tile."""
