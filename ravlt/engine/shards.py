@@ -133,8 +133,11 @@ def _open(folder: str) -> tuple[dict, str, dict[str, TensorStorageMetadata]]:
             contents = _Unpickler(file).load().state_dict_metadata
     except (pickle.UnpicklingError, EOFError, OSError, AttributeError) as error:
         raise _damaged(folder, error) from error
-    if not all(isinstance(kind, TensorStorageMetadata) for kind in contents.values()):
-        raise _damaged(folder, "it holds more than tensors")
+    if not all(
+        isinstance(key, str) and isinstance(kind, TensorStorageMetadata)
+        for key, kind in contents.items()
+    ):
+        raise _damaged(folder, "it holds more than named tensors")
     return rest, shards, contents
 
 

@@ -232,7 +232,8 @@ def _filter(checkpoint: Mapping, model: RAVLTClassifier) -> dict[str, Tensor]:
     # Imported here, so that the models do not need the code that reads weights.
     from ravlt.weights.checkpoint import backbone_state_dict
 
-    return backbone_state_dict(checkpoint, model.pretrained_cfg["url"])[0]
+    cfg = model.pretrained_cfg
+    return backbone_state_dict(checkpoint, cfg.get("file") or cfg["url"])[0]
 
 
 def _cfg(url: str) -> dict:

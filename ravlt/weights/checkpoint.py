@@ -58,6 +58,7 @@ _UNREADABLE = (
     struct.error,
 )
 _WRAPPERS = ("state_dict", "model", "model_ema")
+_STATE_DICTS = (*_WRAPPERS, "ema_state_dict")
 
 
 def read_checkpoint(path: str, map_location="cpu"):
@@ -79,6 +80,8 @@ def read_checkpoint(path: str, map_location="cpu"):
     try:
         with allow_listed():
             return _load(path, map_location)
+    except RAVLTError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -136,6 +139,12 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
     loaded = own.keys() & state_dict.keys()
     _check_keys(path, loaded, missing, unexpected)
     for key in sorted(loaded):
+        if not isinstance(state_dict[key], Tensor):
+            raise RAVLTError(
+                f"Checkpoint '{path}' has {key} of type "
+                f"{type(state_dict[key]).__name__}, but the model needs a tensor; "
+                f"save model.state_dict() to a new file and load that."
+            )
         if own[key].shape != state_dict[key].shape:
             raise RAVLTError(
                 f"Checkpoint '{path}' has {key} of shape "
@@ -174,6 +183,7 @@ def backbone_state_dict(
     Raises:
         RAVLTError: If there is no dict of tensors.
     """
+    _check_state_dicts(checkpoint, path)
     found = checkpoint
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
@@ -197,8 +207,28 @@ def backbone_state_dict(
         for key, value in state_dict.items()
         if key.startswith(prefix)
     }
-    metadata = getattr(found, "_metadata", {}).get(prefix[:-1], {})
-    return tensors, metadata.get("attn_types")
+    metadata = getattr(found, "_metadata", None) or {}
+    return tensors, metadata.get(prefix[:-1], {}).get("attn_types")
+
+
+def state_dict_of(checkpoint, path: str) -> Mapping:
+    """Return the state dict of a detector's or segmentor's checkpoint.
+
+    Args:
+        checkpoint: Return value of :func:`read_checkpoint`.
+        path: Name of the file, for messages.
+
+    Raises:
+        RAVLTError: If the checkpoint has none.
+    """
+    if isinstance(checkpoint, Mapping):
+        state_dict = checkpoint.get("state_dict")
+        if isinstance(state_dict, Mapping):
+            return state_dict
+    raise RAVLTError(
+        f"Checkpoint '{path}' has no state_dict; give the checkpoint of a whole "
+        f"detector or segmentor."
+    )
 
 
 def _load(path: str, map_location):
@@ -217,23 +247,62 @@ def _load(path: str, map_location):
     check_archive(file, path)
     content = torch.load(file, map_location=map_location, weights_only=True)
     check_tensors(content, path)
+    _check_state_dicts(content, path)
     return content
 
 
 def _read_without_config(path: str, map_location="cpu"):
     content = read_checkpoint(path, map_location)
     if isinstance(content, Mapping):
-        hub = content.get("message_hub") or {}
-        for owner in (content.get("meta"), hub.get("runtime_info")):
+        owners = [content.get("meta")]
+        if isinstance(content.get("message_hub"), Mapping):
+            owners.append(content["message_hub"].get("runtime_info"))
+        for owner in owners:
             for key in ("cfg", "config"):
                 if isinstance(owner, dict):
                     owner.pop(key, None)
     return content
 
 
+def _check_state_dicts(content, path: str) -> None:
+    """Refuse a checkpoint whose keys or metadata PyTorch and mmengine cannot read.
+
+    Raises:
+        RAVLTError: If a key is not a string, or metadata have another form than
+            PyTorch's.
+    """
+    if not isinstance(content, Mapping):
+        return
+    for found in (content, *(content.get(name) for name in _STATE_DICTS)):
+        if not isinstance(found, Mapping):
+            continue
+        for key in found:
+            if not isinstance(key, str):
+                raise RAVLTError(
+                    f"Checkpoint '{path}' has a key of type {type(key).__name__} where "
+                    f"tensor names belong; save model.state_dict() to a new file and "
+                    f"load that."
+                )
+        if not _is_metadata(getattr(found, "_metadata", None)):
+            raise RAVLTError(
+                f"Checkpoint '{path}' has malformed metadata beside its tensors; save "
+                f"dict(model.state_dict()), which has none, to a new file and load "
+                f"that."
+            )
+
+
+def _is_metadata(metadata) -> bool:
+    """Return whether metadata are absent or a dict for each module."""
+    if metadata is None:
+        return True
+    return isinstance(metadata, Mapping) and all(
+        isinstance(of_module, Mapping)
+        and isinstance(of_module.get("attn_types", ()), list | tuple)
+        for of_module in metadata.values()
+    )
+
+
 def _unreadable(path: str, error: Exception) -> RAVLTError:
-    if isinstance(error, RAVLTError):
-        return error
     reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     return RAVLTError(
         f"Cannot read checkpoint '{path}', which is truncated or no PyTorch file "

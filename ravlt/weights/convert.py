@@ -1,6 +1,6 @@
 """Released detectors and segmentors (MMDetection 2, MMSegmentation 0) -> ours."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
@@ -10,7 +10,7 @@ from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.models.archs import RELEASED_ATTN_TYPES, warn_attn_types
 
-from .checkpoint import read_checkpoint
+from .checkpoint import read_checkpoint, state_dict_of
 
 
 def convert_released(cfg: Config, path: str) -> dict:
@@ -31,13 +31,8 @@ def convert_released(cfg: Config, path: str) -> dict:
         RAVLTError: If the file cannot be read, or does not fit the config.
     """
     found = read_checkpoint(path)
-    if not isinstance(found, Mapping) or not isinstance(
-        found.get("state_dict"), Mapping
-    ):
-        raise RAVLTError(
-            f"'{path}' has no state_dict; give the file of a detector or segmentor."
-        )
-    tensors = {k.removeprefix("module."): v for k, v in found["state_dict"].items()}
+    state_dict = state_dict_of(found, path)
+    tensors = {k.removeprefix("module."): v for k, v in state_dict.items()}
     model = build_without_weights(cfg)
     tensors = _without_unused_norms(tensors, model.backbone)
     _check_fit(path, tensors, model.state_dict())
@@ -80,32 +75,38 @@ def _without_unused_norms(
     return {k: v for k, v in tensors.items() if not k.startswith(unused)}
 
 
-def _check_fit(path: str, found: Mapping, wanted: Mapping) -> None:
-    for kind, keys in (
-        ("lacks", wanted.keys() - found.keys()),
-        ("also has", found.keys() - wanted.keys()),
-        (
-            "has another shape for",
-            {
-                k
-                for k in wanted.keys() & found.keys()
-                if wanted[k].shape != found[k].shape
-            },
-        ),
-        (
-            "has another kind of numbers for",
-            {
-                k
-                for k in wanted.keys() & found.keys()
-                if wanted[k].is_floating_point() != found[k].is_floating_point()
-            },
-        ),
-    ):
+def _check_fit(path: str, found: Mapping, wanted: Mapping[str, Tensor]) -> None:
+    for kind, keys in _misfits(found, wanted):
         if keys:
             raise RAVLTError(
-                f"'{path}' does not fit the config: it {kind} {len(keys)} tensors, "
-                f"first {min(keys)}; give the config of the same method and size."
+                f"'{path}' does not fit the config: it {kind} {len(keys)} keys, first "
+                f"{min(keys)}; give the config of the same method and size."
             )
+
+
+def _misfits(
+    found: Mapping, wanted: Mapping[str, Tensor]
+) -> Iterator[tuple[str, set[str]]]:
+    """Yield a verb and the keys that it is true of; each relies on the earlier."""
+    yield "lacks", wanted.keys() - found.keys()
+    yield "also has", found.keys() - wanted.keys()
+    pairs = {key: (found[key], wanted[key]) for key in wanted}
+    yield (
+        "has no tensor for",
+        {key for key, (a, _) in pairs.items() if not isinstance(a, Tensor)},
+    )
+    yield (
+        "has another shape for",
+        {key for key, (a, b) in pairs.items() if a.shape != b.shape},
+    )
+    yield (
+        "has another kind of dtype (integer or floating-point) for",
+        {
+            key
+            for key, (a, b) in pairs.items()
+            if a.is_floating_point() != b.is_floating_point()
+        },
+    )
 
 
 def _dataset_meta(cfg: Config, meta: Mapping) -> dict:

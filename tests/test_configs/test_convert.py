@@ -14,7 +14,7 @@ from config_cases import flat_tensors, load, make_inputs, paths_of, shrunken
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from released_layout import SIZES, backbone, released_shapes
-from running import ENV, ROOT
+from running import ENV, ROOT, Run
 from torch import nn
 
 from ravlt.errors import RAVLTError
@@ -170,12 +170,20 @@ def test_files_that_do_not_fit(retinanet_file, tmp_path):
     file = torch.load(path)
     file["state_dict"]["bbox_head.extra"] = torch.zeros(1)
     torch.save(file, path)
-    with pytest.raises(RAVLTError, match="also has 1 tensors, first bbox_head.extra"):
+    with pytest.raises(RAVLTError, match="also has 1 keys, first bbox_head.extra"):
         convert_released(cfg, str(path))
     del file["state_dict"]["bbox_head.extra"]
-    file["state_dict"]["backbone.layers.0.RoPE.angle"] = torch.zeros(9)
+    angle = "backbone.layers.0.RoPE.angle"
+    file["state_dict"][angle] = 3
     torch.save(file, path)
-    with pytest.raises(RAVLTError, match="another shape for 1 tensors"):
+    with pytest.raises(RAVLTError, match=f"has no tensor for 1 keys, first {angle}"):
+        convert_released(cfg, str(path))
+    file["state_dict"][angle] = torch.zeros(9)
+    torch.save(file, path)
+    with pytest.raises(RAVLTError, match="another shape for 1 keys"):
+        convert_released(cfg, str(path))
+    torch.save({"state_dict": {**file["state_dict"], 0: torch.zeros(1)}}, path)
+    with pytest.raises(RAVLTError, match=r"released\.pth' has a key of type int where"):
         convert_released(cfg, str(path))
     torch.save(file["state_dict"], path)
     with pytest.raises(RAVLTError, match="has no state_dict"):
@@ -223,3 +231,19 @@ def test_commands(retinanet_file, tmp_path):
     metadata = published["state_dict"]._metadata["backbone"]
     assert metadata["attn_types"] == ("rala", "rala", "softmax", "softmax")
     assert tool("publish_model.py", "small.py", "x.pth", cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {0: torch.ones(1)}}, "has a key of type int where"),
+        ({"state_dict": {}, 0: 1}, "has a key of type int where"),
+        ({"state_dict": [1]}, "has no state_dict"),
+    ],
+)
+def test_publishing_refuses_what_holds_no_weights(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pth")
+    line = ["a.pth", "out.pth"]
+    error = Run("model_converters/publish_model.py", line, tmp_path).error()
+    assert error.startswith(f"error: Checkpoint 'a.pth' {message}")
+    assert not list(tmp_path.glob("out*"))

@@ -113,6 +113,17 @@ def test_other_things_than_tensors_are_refused(folder, monkeypatch, tmp_path):
     assert not Path("exploded").exists()
 
 
+def test_names_in_the_table_of_contents_are_strings(folder):
+    (path,) = folder.glob("*/.metadata")
+    table = pickle.loads(path.read_bytes())
+    kinds = table.state_dict_metadata
+    table.state_dict_metadata = {0: kinds.popitem()[1]} | kinds
+    path.write_bytes(pickle.dumps(table))
+    for use in (read, lambda folder: consolidate(str(folder))):
+        with pytest.raises(RAVLTError, match=r"damaged \(it holds more than named"):
+            use(folder)
+
+
 def test_other_tools_say_what_to_do(folder):
     with pytest.raises(RAVLTError, match="make a file of it by tools/model_converters"):
         read_checkpoint(folder)

@@ -258,6 +258,13 @@ def test_pretrained_files(tmp_path, wrap):
     )
 
 
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}])
+def test_pretrained_files_with_keys_that_are_no_names(wrap):
+    overlay = dict(state_dict=wrap({0: torch.ones(1)}), url="here.pth")
+    with pytest.raises(RAVLTError, match=r"'here\.pth' has a key of type int where"):
+        small(pretrained=True, pretrained_cfg_overlay=overlay)
+
+
 def test_linear_models_have_no_weights_to_pretend():
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model("ravlt_t_linear", pretrained=True)

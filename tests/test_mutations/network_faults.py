@@ -265,6 +265,12 @@ NETWORK = {
             MISFITS,
         ),
         (
+            "keys need not be strings",
+            "            if not isinstance(key, str):",
+            "            if key is None:",
+            MISFITS,
+        ),
+        (
             "half a classifier is let in",
             "lost |= _CLASSIFIER_TAIL - foreign",
             "lost |= set()",

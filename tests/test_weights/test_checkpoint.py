@@ -199,6 +199,15 @@ def test_attention_of_the_file(tmp_path, log):
 
 
 PROJ = "layers.2.blocks.1.attn.proj.weight"
+
+
+def with_metadata(state: dict, metadata) -> dict:
+    """Return the state with the attribute that PyTorch keeps beside its tensors."""
+    state = collections.OrderedDict(state)
+    state._metadata = metadata
+    return state
+
+
 BROKEN = {
     "shape": (
         lambda s: {**s, PROJ: torch.ones(9, 9, 1, 1)},
@@ -213,6 +222,26 @@ BROKEN = {
     "another network": (lambda s: {"conv1.weight": torch.ones(1)}, "no key of RAVLT"),
     "no tensors": (lambda s: {"model": {"epoch": 3}}, "no dict of tensors"),
     "a list": (lambda s: [1, 2], "no dict of tensors"),
+    "a key that is a number": (
+        lambda s: {**s, 0: torch.ones(1)},
+        "has a key of type int where tensor names belong; save model.state_dict",
+    ),
+    "only keys that are numbers": (lambda s: {0: torch.ones(1)}, "key of type int"),
+    "keys that are bytes": (
+        lambda s: {"model": {k.encode(): v for k, v in s.items()}},
+        "has a key of type bytes where",
+    ),
+    "a key beside the state dict": (lambda s: {"model": s, None: 3}, "type NoneType"),
+    "a value that is a number": (
+        lambda s: {**s, PROJ: 3},
+        f"{PROJ} of type int, but the model needs a tensor; save model.state_dict",
+    ),
+    "metadata": (lambda s: with_metadata(s, [1]), "has malformed metadata"),
+    "metadata of a module": (lambda s: with_metadata(s, {"": 5}), "malformed"),
+    "attention types": (
+        lambda s: with_metadata(s, {"": {"attn_types": 3}}),
+        "malformed metadata",
+    ),
     "angle": (
         lambda s: {**s, "layers.1.RoPE.angle": s["layers.1.RoPE.angle"] * 1.01},
         r"layers\.1\.RoPE\.angle is not RAVLT's rotary table",

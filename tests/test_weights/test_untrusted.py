@@ -13,6 +13,7 @@ import torch
 from hostile import Call, claim, dangerous_pickles, pickled, write_archive
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
 import ravlt
 from ravlt.errors import RAVLTError
@@ -222,6 +223,21 @@ def test_configs_inside_are_left_out(tmp_path, loader):
         "message_hub": {"runtime_info": {"iter": 3}},
     }
     assert read_checkpoint(tmp_path / "a.pth") == content
+
+
+def test_a_damaged_history_has_no_config(tmp_path, loader):
+    """The rest of the file may still be of use."""
+    torch.save({"state_dict": {}, "message_hub": [1]}, tmp_path / "a.pth")
+    found = loader.CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"))
+    assert found == {"state_dict": {}, "message_hub": [1]}
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}])
+def test_mmengine_gets_no_keys_but_names(tmp_path, loader, wrap):
+    path = str(tmp_path / "a.pth")
+    torch.save(wrap({"w": torch.ones(1), 0: torch.ones(1)}), path)
+    with pytest.raises(RAVLTError, match=r"a\.pth' has a key of type int where"):
+        loader.load_checkpoint(nn.Linear(1, 1), path)
 
 
 @pytest.mark.parametrize(

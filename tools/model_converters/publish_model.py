@@ -15,8 +15,7 @@ import torch
 
 from ravlt.engine.cli import run_cli
 from ravlt.engine.storage import write_new
-from ravlt.errors import RAVLTError
-from ravlt.weights.checkpoint import read_checkpoint
+from ravlt.weights.checkpoint import read_checkpoint, state_dict_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,11 +30,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     checkpoint = read_checkpoint(args.checkpoint)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise RAVLTError(
-            f"'{args.checkpoint}' has no state_dict; give a training run's checkpoint."
-        )
-    kept = {key: checkpoint[key] for key in ("meta", "state_dict") if key in checkpoint}
+    kept = dict(state_dict=state_dict_of(checkpoint, args.checkpoint))
+    if "meta" in checkpoint:
+        kept["meta"] = checkpoint["meta"]
     removed = sorted(checkpoint.keys() - kept.keys())
     buffer = io.BytesIO()
     torch.save(kept, buffer)
