@@ -254,7 +254,8 @@ def test_truncated_checkpoint(tmp_path, data, seg, way, left):
     path.write_bytes(content[: int(left * len(content)) if left < 1 else left])
     error = load_line(way, path, data).error()
     assert error.startswith(
-        f"error: Cannot read checkpoint '{path}', which is truncated or no PyTorch file"
+        f"error: Cannot read checkpoint '{path}', which is truncated or not a PyTorch "
+        f"file"
     )
 
 

@@ -1,1 +1,1 @@
-"""Read, check, download and convert weights."""
+"""Read, check, download and convert files of weights."""

@@ -1,8 +1,9 @@
-"""Reading checkpoints safely, and loading them loudly.
+"""Read checkpoints without executing code from them, and load backbone weights.
 
-A checkpoint is a pickle, and a pickle can run code. Files are read with
-``weights_only=True``; beyond tensors only what mmengine itself writes is let in: its
-history buffer, and numpy's arrays and scalars of numbers inside it.
+A checkpoint is a pickle, and unpickling can execute code. Files are therefore read with
+``weights_only=True``. Besides tensors and plain containers only the objects that
+mmengine itself saves are allowed: its history buffer, and the numpy arrays and scalars
+inside it.
 """
 
 import io
@@ -23,10 +24,11 @@ from ravlt.errors import RAVLTError
 from ravlt.models.archs import NUM_STAGES, RELEASED_ATTN_TYPES, warn_attn_types
 
 from .download import fetch
-from .untrusted import allow_listed, check_archive, check_tensors
+from .untrusted import allowed_globals, check_archive, check_tensors
 
-# What follows the backbone in an ImageNet file: convolution, batch norm, classifier.
-_CLASSIFIER_TAIL = frozenset(
+# Keys of the ImageNet head in a released classifier: 1 x 1 convolution, batch norm and
+# linear layer.
+_HEAD_KEYS = frozenset(
     ["proj.weight", "proj.bias", "head.weight", "head.bias"]
     + [
         f"norm.{name}"
@@ -40,10 +42,10 @@ _CLASSIFIER_TAIL = frozenset(
     ]
 )
 _OUTPUT_NORM = re.compile(r"extra_norms\.\d\.norm\.(weight|bias)")
-# Not in released files: parameters that an attention core has of its own.
+# Parameters of attention cores. Released files have none.
 _CORE = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.core\..+")
-# What comes of a file with any content.
-_UNREADABLE = (
+# Exceptions that PyTorch and zipfile raise for malformed files.
+_MALFORMED = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -57,28 +59,30 @@ _UNREADABLE = (
     ValueError,
     struct.error,
 )
+# Keys under which training programs store the state dict, in order of preference.
 _WRAPPERS = ("state_dict", "model", "model_ema")
 _STATE_DICTS = (*_WRAPPERS, "ema_state_dict")
 
 
 def read_checkpoint(path: str, map_location="cpu"):
-    """Reads a checkpoint without ever running code from it.
+    """Read a checkpoint without executing code from it.
 
     Args:
         path: A file, a web address (see :func:`ravlt.weights.download.fetch`), or any
-            address that mmengine's file backends know.
-        map_location: Where tensors go, as in ``torch.load``.
+            address that mmengine's file backends support.
+        map_location: Device of the tensors, as in ``torch.load``.
 
     Returns:
-        What the file holds, most often a dict.
+        The content of the file, usually a dict.
 
     Raises:
-        RAVLTError: If the file is missing, truncated, or holds anything but plain
-            tensors, plain containers and mmengine's history.
+        RAVLTError: If the file is missing or truncated, if it contains anything but
+            plain tensors, plain containers and mmengine's history, or if the keys of
+            a state dict are not strings.
     """
     path = str(path)
     try:
-        with allow_listed():
+        with allowed_globals():
             return _load(path, map_location)
     except RAVLTError:
         raise
@@ -95,42 +99,44 @@ def read_checkpoint(path: str, map_location="cpu"):
         raise RAVLTError(
             f"Checkpoint '{path}' does not exist; correct the path."
         ) from error
-    except _UNREADABLE as error:
+    except _MALFORMED as error:
         raise _unreadable(path, error) from error
 
 
 def use_safe_loading() -> None:
-    """Makes mmengine read every file and web address through :func:`read_checkpoint`.
+    """Make mmengine read all files and web addresses with :func:`read_checkpoint`.
 
-    And without the config inside, which mmengine would run when it resumes, or when an
-    inferencer gets no other.
+    mmengine then also receives no config from the checkpoint, which it would execute
+    when a run resumes or when an inferencer is given no config.
 
-    For programs, not for libraries: it changes ``CheckpointLoader`` for the process.
-    Without it mmengine 0.10 cannot resume under torch >= 2.6, and later ones
-    unpickle anything.
+    Call this in a program, not in a library, because it changes mmengine's
+    ``CheckpointLoader`` for the whole process. Without it, mmengine 0.10 cannot resume
+    under torch >= 2.6, and later versions unpickle arbitrary objects.
     """
     loader = mmengine_checkpoint.CheckpointLoader
     stores = (r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
     for prefix in ("", "http://", "https://", *stores):
         loader.register_scheme(prefix, _read_without_config, force=True)
-    # By which torchvision://, open-mmlab:// and mmcls:// go on.
+    # The schemes torchvision://, open-mmlab:// and mmcls:// call this function.
     mmengine_checkpoint.load_from_http = _read_without_config
 
 
 def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
-    """Loads backbone weights, strictly, and logs what was loaded.
+    """Load backbone weights strictly, and log how many tensors were loaded.
 
-    Takes a released ImageNet file, a released detector or segmentor (its
-    ``backbone.`` part), or a file of our own.
+    The file may be a released ImageNet classifier, a detector or segmentor (whose
+    ``backbone.`` part is loaded), or the state dict of a :class:`ravlt.models.RAVLT`.
 
     Args:
         model: A :class:`ravlt.models.RAVLT`.
         path: See :func:`read_checkpoint`.
-        prefix: Where the backbone is inside the file; found out if None.
+        prefix: Prefix of the backbone's keys in the file. None means ``backbone.`` if
+            any key starts with it, and no prefix otherwise.
 
     Raises:
         RAVLTError: If the file cannot be read, no key matches, a key is missing or
-            unknown, a shape differs, or the rotary table is another one.
+            unexpected, a shape or the kind of dtype differs, or the file's rotary
+            table is not RAVLT's.
     """
     state_dict, attn_types = backbone_state_dict(read_checkpoint(path), path, prefix)
     state_dict = _without_unbuilt_stages(state_dict, len(model.layers))
@@ -139,28 +145,12 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
     loaded = own.keys() & state_dict.keys()
     _check_keys(path, loaded, missing, unexpected)
     for key in sorted(loaded):
-        if not isinstance(state_dict[key], Tensor):
-            raise RAVLTError(
-                f"Checkpoint '{path}' has {key} of type "
-                f"{type(state_dict[key]).__name__}, but the model needs a tensor; "
-                f"save model.state_dict() to a new file and load that."
-            )
-        if own[key].shape != state_dict[key].shape:
-            raise RAVLTError(
-                f"Checkpoint '{path}' has {key} of shape "
-                f"{tuple(state_dict[key].shape)}, but the model wants "
-                f"{tuple(own[key].shape)}; set arch to the file's size."
-            )
-        if own[key].is_floating_point() != state_dict[key].is_floating_point():
-            raise RAVLTError(
-                f"Checkpoint '{path}' has {key} of {state_dict[key].dtype}, but the "
-                f"model wants {own[key].dtype}; save weights as they were trained."
-            )
+        _check_value(path, key, state_dict[key], own[key])
     model.load_state_dict(state_dict, strict=False)
     print_log(
         f"Loaded {len(loaded)} tensors from '{path}'; missing {len(missing)} "
-        f"(output norms, and what cores other than the released ones add, keep their "
-        f"initial values); unexpected {len(unexpected)}.",
+        f"(output norms and parameters of attention cores, which keep their initial "
+        f"values); unexpected {len(unexpected)}.",
         logger="current",
     )
     warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)
@@ -169,19 +159,19 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
 def backbone_state_dict(
     checkpoint, path: str, prefix: str | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """Takes the backbone's tensors out of any kind of checkpoint.
+    """Extract the backbone's tensors from any kind of checkpoint.
 
     Args:
-        checkpoint: What :func:`read_checkpoint` gave.
-        path: The file's name, for messages.
-        prefix: Where the backbone is inside the file; found out if None.
+        checkpoint: Return value of :func:`read_checkpoint`.
+        path: Name of the file, for messages.
+        prefix: See :func:`load_pretrained`.
 
     Returns:
-        The tensors by the backbone's own names, and the attention types that the
-        file records (None if it does not).
+        The tensors under the backbone's own names, and the attention types that the
+        file records, or None if it records none.
 
     Raises:
-        RAVLTError: If there is no dict of tensors.
+        RAVLTError: If the checkpoint has no dict of tensors, or a key is not a string.
     """
     _check_state_dicts(checkpoint, path)
     found = checkpoint
@@ -193,8 +183,8 @@ def backbone_state_dict(
         isinstance(value, Tensor) for value in found.values()
     ):
         raise RAVLTError(
-            f"Checkpoint '{path}' holds no dict of tensors, neither bare nor under "
-            f"{', '.join(_WRAPPERS)}; give a file of model weights."
+            f"Checkpoint '{path}' holds no dict of tensors, neither at its top level "
+            f"nor under {', '.join(_WRAPPERS)}; give a file of model weights."
         )
     state_dict = {k.removeprefix("module."): v for k, v in found.items()}
     if prefix is None:
@@ -219,7 +209,7 @@ def state_dict_of(checkpoint, path: str) -> Mapping:
         path: Name of the file, for messages.
 
     Raises:
-        RAVLTError: If the checkpoint has none.
+        RAVLTError: If the checkpoint has no state dict.
     """
     if isinstance(checkpoint, Mapping):
         state_dict = checkpoint.get("state_dict")
@@ -235,13 +225,13 @@ def _load(path: str, map_location):
     if path.startswith(("http://", "https://")):
         if "/blob/" in path:
             raise RAVLTError(
-                f"'{path}' is a web page, not a file; write /resolve/ for /blob/."
+                f"'{path}' is a web page, not a file; replace /blob/ by /resolve/."
             )
         path = fetch(path)
     if os.path.isdir(path):
         raise RAVLTError(
-            f"'{path}' is a folder; if a sharded run wrote it, make a file of it by "
-            f"tools/model_converters/consolidate.py."
+            f"'{path}' is a folder; if a sharded run wrote it, convert it to a file "
+            f"with tools/model_converters/consolidate.py."
         )
     file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
     check_archive(file, path)
@@ -265,25 +255,25 @@ def _read_without_config(path: str, map_location="cpu"):
 
 
 def _check_state_dicts(content, path: str) -> None:
-    """Refuse a checkpoint whose keys or metadata PyTorch and mmengine cannot read.
+    """Check that PyTorch and mmengine can process the keys and metadata.
 
     Raises:
-        RAVLTError: If a key is not a string, or metadata have another form than
-            PyTorch's.
+        RAVLTError: If a key is not a string, or the metadata do not have PyTorch's
+            form.
     """
     if not isinstance(content, Mapping):
         return
-    for found in (content, *(content.get(name) for name in _STATE_DICTS)):
-        if not isinstance(found, Mapping):
+    for state_dict in (content, *(content.get(name) for name in _STATE_DICTS)):
+        if not isinstance(state_dict, Mapping):
             continue
-        for key in found:
+        for key in state_dict:
             if not isinstance(key, str):
                 raise RAVLTError(
                     f"Checkpoint '{path}' has a key of type {type(key).__name__} where "
                     f"tensor names belong; save model.state_dict() to a new file and "
                     f"load that."
                 )
-        if not _is_metadata(getattr(found, "_metadata", None)):
+        if not _is_metadata(getattr(state_dict, "_metadata", None)):
             raise RAVLTError(
                 f"Checkpoint '{path}' has malformed metadata beside its tensors; save "
                 f"dict(model.state_dict()), which has none, to a new file and load "
@@ -292,7 +282,7 @@ def _check_state_dicts(content, path: str) -> None:
 
 
 def _is_metadata(metadata) -> bool:
-    """Return whether metadata are absent or a dict for each module."""
+    """Return whether metadata are absent or have PyTorch's form, a dict a module."""
     if metadata is None:
         return True
     return isinstance(metadata, Mapping) and all(
@@ -305,7 +295,7 @@ def _is_metadata(metadata) -> bool:
 def _unreadable(path: str, error: Exception) -> RAVLTError:
     reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     return RAVLTError(
-        f"Cannot read checkpoint '{path}', which is truncated or no PyTorch file "
+        f"Cannot read checkpoint '{path}', which is truncated or not a PyTorch file "
         f"({reason}); copy or download it again."
     )
 
@@ -313,32 +303,58 @@ def _unreadable(path: str, error: Exception) -> RAVLTError:
 def _without_unbuilt_stages(
     state_dict: Mapping[str, Tensor], num_stages: int
 ) -> dict[str, Tensor]:
-    """Leaves out what lies behind the model's last stage."""
-    later = [f"layers.{i}." for i in range(num_stages, NUM_STAGES)]
-    later.append(f"layers.{num_stages - 1}.downsample.")
-    return {k: v for k, v in state_dict.items() if not k.startswith(tuple(later))}
+    """Drop the keys of the stages that the model does not build."""
+    unbuilt = [f"layers.{i}." for i in range(num_stages, NUM_STAGES)]
+    unbuilt.append(f"layers.{num_stages - 1}.downsample.")
+    return {k: v for k, v in state_dict.items() if not k.startswith(tuple(unbuilt))}
 
 
 def _check_keys(path: str, loaded: set, missing: set, unexpected: set) -> None:
     if not loaded:
         raise RAVLTError(
-            f"Checkpoint '{path}' has no key of RAVLT (it begins with "
-            f"{sorted(unexpected)[:3]}); give RAVLT weights, or name the backbone's "
-            f"prefix in init_cfg."
+            f"Checkpoint '{path}' has no key of RAVLT (its first keys are "
+            f"{sorted(unexpected)[:3]}); give RAVLT weights, or set prefix in init_cfg "
+            f"to the name of the backbone in the file."
         )
-    fresh = {k for k in missing if _OUTPUT_NORM.fullmatch(k) or _CORE.fullmatch(k)}
-    lost = missing - fresh
-    foreign = {key for key in unexpected if not _OUTPUT_NORM.fullmatch(key)}
-    if foreign & _CLASSIFIER_TAIL:
-        lost |= _CLASSIFIER_TAIL - foreign
-        foreign -= _CLASSIFIER_TAIL
-    if lost or foreign:
+    missing = {
+        key
+        for key in missing
+        if not _OUTPUT_NORM.fullmatch(key) and not _CORE.fullmatch(key)
+    }
+    unexpected = {key for key in unexpected if not _OUTPUT_NORM.fullmatch(key)}
+    # A classifier's head is ignored, but an incomplete head means a damaged file.
+    if unexpected & _HEAD_KEYS:
+        missing |= _HEAD_KEYS - unexpected
+        unexpected -= _HEAD_KEYS
+    if missing or unexpected:
         raise RAVLTError(
-            f"Checkpoint '{path}' does not fit the model: missing {_some(lost)}, "
-            f"unexpected {_some(foreign)}; set arch to the file's size."
+            f"Checkpoint '{path}' does not fit the model: missing {_count(missing)}, "
+            f"unexpected {_count(unexpected)}; set arch to the size of the file's "
+            f"network."
         )
 
 
-def _some(keys: set) -> str:
+def _check_value(path: str, key: str, found, expected: Tensor) -> None:
+    if not isinstance(found, Tensor):
+        raise RAVLTError(
+            f"Checkpoint '{path}' has {key} of type {type(found).__name__}, but the "
+            f"model needs a tensor; save model.state_dict() to a new file and load "
+            f"that."
+        )
+    if found.shape != expected.shape:
+        raise RAVLTError(
+            f"Checkpoint '{path}' has {key} of shape {tuple(found.shape)}, but the "
+            f"model needs {tuple(expected.shape)}; set arch to the size of the file's "
+            f"network."
+        )
+    if found.is_floating_point() != expected.is_floating_point():
+        raise RAVLTError(
+            f"Checkpoint '{path}' has {key} of {found.dtype}, but the model needs "
+            f"{expected.dtype}; save the weights in the dtype that they were trained "
+            f"in."
+        )
+
+
+def _count(keys: set) -> str:
     names = sorted(keys)
     return f"{len(names)} keys" + (f" ({', '.join(names[:3])} ...)" if names else "")

@@ -1,4 +1,7 @@
-"""Released detectors and segmentors (MMDetection 2, MMSegmentation 0) -> ours."""
+"""Convert released detectors and segmentors to the checkpoint format of OpenMMLab 2.
+
+They were trained with MMDetection 2 and MMSegmentation 0.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,10 +17,10 @@ from .checkpoint import read_checkpoint, state_dict_of
 
 
 def convert_released(cfg: Config, path: str) -> dict:
-    """Makes a checkpoint of OpenMMLab 2 from a released one, and loads it to be sure.
+    """Convert a released file, and verify that the config's model loads it.
 
-    The names of tensors are the same, but for output norms: the released networks hold
-    one for every stage, ours those that are used. ``meta`` gets the classes and the
+    Tensor names stay. Output norms of stages that the model does not use are dropped:
+    released networks have one for each stage. ``meta`` receives the classes and the
     palette under their new names, and the config.
 
     Args:
@@ -25,10 +28,10 @@ def convert_released(cfg: Config, path: str) -> dict:
         path: The released file.
 
     Returns:
-        ``state_dict`` and ``meta``.
+        A dict with ``state_dict`` and ``meta``.
 
     Raises:
-        RAVLTError: If the file cannot be read, or does not fit the config.
+        RAVLTError: If the file cannot be read or does not fit the config.
     """
     found = read_checkpoint(path)
     state_dict = state_dict_of(found, path)
@@ -38,20 +41,22 @@ def convert_released(cfg: Config, path: str) -> dict:
     _check_fit(path, tensors, model.state_dict())
     model.load_state_dict(tensors)
     warn_attn_types(RELEASED_ATTN_TYPES, model.backbone.attn_types)
-    meta = dict(
-        dataset_meta=_dataset_meta(cfg, found.get("meta") or {}), cfg=cfg.pretty_text
+    meta = found.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    return dict(
+        meta=dict(dataset_meta=_dataset_meta(cfg, meta), cfg=cfg.pretty_text),
+        state_dict=model.state_dict(),
     )
-    return dict(meta=meta, state_dict=model.state_dict())
 
 
 def build_without_weights(cfg: Config) -> nn.Module:
-    """Builds the model of a config that has RAVLT, and loads nothing.
+    """Build the model of a config without loading weights.
 
     Args:
-        cfg: Config of mmdet or mmseg.
+        cfg: Config of an mmdet or mmseg model whose backbone is RAVLT.
 
     Raises:
-        RAVLTError: If its backbone is another one.
+        RAVLTError: If the backbone is not RAVLT.
     """
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
         model = MODELS.build(cfg.model)
@@ -75,22 +80,22 @@ def _without_unused_norms(
     return {k: v for k, v in tensors.items() if not k.startswith(unused)}
 
 
-def _check_fit(path: str, found: Mapping, wanted: Mapping[str, Tensor]) -> None:
-    for kind, keys in _misfits(found, wanted):
+def _check_fit(path: str, found: Mapping, expected: Mapping[str, Tensor]) -> None:
+    for difference, keys in _differences(found, expected):
         if keys:
             raise RAVLTError(
-                f"'{path}' does not fit the config: it {kind} {len(keys)} keys, first "
-                f"{min(keys)}; give the config of the same method and size."
+                f"'{path}' does not fit the config: it {difference} {len(keys)} keys, "
+                f"first {min(keys)}; give the config of the same method and size."
             )
 
 
-def _misfits(
-    found: Mapping, wanted: Mapping[str, Tensor]
+def _differences(
+    found: Mapping, expected: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, set[str]]]:
-    """Yield a verb and the keys that it is true of; each relies on the earlier."""
-    yield "lacks", wanted.keys() - found.keys()
-    yield "also has", found.keys() - wanted.keys()
-    pairs = {key: (found[key], wanted[key]) for key in wanted}
+    """Yield each kind of difference with its keys; stop at the first that has any."""
+    yield "lacks", expected.keys() - found.keys()
+    yield "also has", found.keys() - expected.keys()
+    pairs = {key: (found[key], expected[key]) for key in expected}
     yield (
         "has no tensor for",
         {key for key, (a, _) in pairs.items() if not isinstance(a, Tensor)},
@@ -110,7 +115,7 @@ def _misfits(
 
 
 def _dataset_meta(cfg: Config, meta: Mapping) -> dict:
-    """Classes and palette of the file, or of the config's data set."""
+    """Return classes and palette of the file, or else of the config's data set."""
     dataset = cfg.test_dataloader.dataset
     scope = cfg.get("default_scope", "mmdet")
     with DATASETS.switch_scope_and_registry(scope) as registry:

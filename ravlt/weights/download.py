@@ -1,4 +1,4 @@
-"""Downloads that are encrypted or known by their sha-256, and whole or absent."""
+"""Download files over HTTPS or by their sha-256, and store them atomically."""
 
 import hashlib
 import os
@@ -14,74 +14,87 @@ from mmengine.logging import print_log
 
 from ravlt.errors import RAVLTError
 
-# As torch.hub and OpenMMLab name files; eight digits may also be a date.
+# torch.hub and OpenMMLab put the first digits of the sha-256 into file names. Eight
+# digits that start with 19 or 20 are taken for a date.
 _HASH_IN_NAME = re.compile(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.\w+$")
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(address: str) -> str:
-    """Downloads a file into torch's cache, unless it is there.
+    """Download a file into torch's cache, unless the cache has it.
 
-    The first digits of the sha-256 may be part of the name, ``name-1234abcd.pth``, or
-    all of it follow the address, ``https://host/name.pth#sha256=...``; the file must
-    then match, in the cache as well. Plain ``http://`` needs all of it.
+    The file name may contain the first digits of the sha-256, as in
+    ``name-1234abcd.pth``, or the address may end in all of them, as in
+    ``https://host/name.pth#sha256=...``. The file must then match, also if it comes
+    from the cache. An address with plain ``http://`` must end in the sha-256.
 
     Args:
-        address: Where the file is.
+        address: Web address of the file.
 
     Returns:
-        Its path.
+        Path of the file in the cache.
 
     Raises:
-        RAVLTError: If the address is not to be trusted, the file cannot be had, or it
-            is not what it should be. Nothing is left of it then.
+        RAVLTError: If the address is neither encrypted nor followed by the sha-256, the
+            download fails, or the file does not match its sha-256. The cache then has
+            no new file.
     """
     url, _, fragment = address.partition("#")
-    given = fragment.removeprefix("sha256=").lower()
+    expected = fragment.removeprefix("sha256=").lower()
     name = os.path.basename(urlsplit(url).path)
-    if fragment and not re.fullmatch("[0-9a-f]{64}", given):
-        raise RAVLTError(f"'{address}' must end in #sha256= and 64 digits; correct it.")
-    if not given:
+    if fragment and not re.fullmatch("[0-9a-f]{64}", expected):
+        raise RAVLTError(
+            f"'{address}' must end in #sha256= and 64 hexadecimal digits; correct the "
+            f"address."
+        )
+    if not expected:
         _check_encrypted(url, url)
         found = _HASH_IN_NAME.search(name)
-        given = found.group(1) if found else ""
+        expected = found.group(1) if found else ""
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     path = os.path.join(folder, name)
-    if os.path.isfile(path) and _sha256(path).startswith(given):
+    if os.path.isfile(path) and _sha256(path).startswith(expected):
         return path
     os.makedirs(folder, exist_ok=True)
     print_log(f"Downloading '{url}' to '{path}'.", logger="current")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         partial = os.path.join(scratch, name)
         try:
-            _copy(url, partial, any_server=len(given) == 64)
+            _copy(url, partial, any_server=len(expected) == 64)
         except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
             raise RAVLTError(
-                f"Cannot download '{address}' ({error}); fetch that file by other "
+                f"Cannot download '{address}' ({error}); download the file by other "
                 f"means and give its path (--cfg-options "
                 f"model.backbone.init_cfg.checkpoint=PATH), or train from scratch "
                 f"(model.backbone.init_cfg=None)."
             ) from error
         digest = _sha256(partial)
-        if not digest.startswith(given):
+        if not digest.startswith(expected):
             raise RAVLTError(
-                f"'{url}' has the sha-256 {digest}, but should have {given}: it is "
-                f"broken or another file; ask for it where it was published."
+                f"'{url}' has the sha-256 {digest} instead of {expected}: it is "
+                f"damaged or a different file; ask its publisher for the right one."
             )
         os.replace(partial, path)
     return path
 
 
 def _copy(url: str, path: str, any_server: bool) -> None:
+    """Download a file.
+
+    Args:
+        url: Web address.
+        path: New file.
+        any_server: Whether redirects may lead to an unencrypted address.
+    """
     request = Request(url, headers={"User-Agent": "ravlt"})
     with urlopen(request, timeout=_TIMEOUT) as response, open(path, "wb") as file:
         if not any_server:
             _check_encrypted(response.url, url)
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
         expected = response.headers.get("Content-Length")
-        # http.client takes a connection that breaks for the end.
+        # http.client reports a broken connection as the end of the file.
         if expected is not None and file.tell() != int(expected):
             raise ConnectionError(f"got {file.tell()} of {expected} bytes")
 
@@ -89,14 +102,15 @@ def _copy(url: str, path: str, any_server: bool) -> None:
 def _check_encrypted(used: str, url: str) -> None:
     if not used.startswith("https://"):
         raise RAVLTError(
-            f"Refused '{url}', which is read from '{used}': anyone on the way could "
-            f"change the file; use https://, or add #sha256= and its 64 digits."
+            f"Refused '{url}', which is served from '{used}': anyone on the network "
+            f"could change the file; use https://, or add #sha256= and the file's 64 "
+            f"digits to the address."
         )
 
 
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold: checked before, while and after it is unpickled."""
+"""Checks of a checkpoint's content before, during and after unpickling."""
 
 import contextlib
 import importlib
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ravlt.errors import RAVLTError
 
-_ZIP = b"PK\x03\x04"
+_ZIP_SIGNATURE = b"PK\x03\x04"
 _DTYPES = frozenset(
     [torch.float64, torch.float32, torch.float16, torch.bfloat16]
     + [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
 )
-_MOST_SPREAD = 1 << 32  # bytes, of all tensors that repeat their data
+_MAX_EXPANDED_BYTES = 1 << 32  # of all tensors that are larger than their storage
 _NUMPY_DTYPES = (
     "bool",
     *(f"{kind}{8 << i}" for kind in ("int", "uint") for i in range(4)),
@@ -27,98 +27,106 @@ _NUMPY_DTYPES += ("float16", "float32", "float64")
 
 
 def check_archive(file, path: str) -> None:
-    """Refuses an archive that would unpack to more than it is.
+    """Refuse a zip archive whose members are larger than the archive itself.
 
-    PyTorch stores without compression. Compressed members, and members that lie over
-    each other, make a bomb.
+    PyTorch stores members without compression, so only a decompression bomb has
+    compressed or overlapping members.
 
     Args:
-        file: A path, or an open binary file, which is left at its beginning.
-        path: Its name, for messages.
+        file: A path, or an open binary file, whose position is reset to its start.
+        path: Name of the file, for messages.
 
     Raises:
-        RAVLTError: If it is such an archive.
-        zipfile.BadZipFile: If it begins like an archive and is none.
+        RAVLTError: If the members are larger than the archive.
+        zipfile.BadZipFile: If the file starts like an archive and is not one.
     """
     with contextlib.ExitStack() as stack:
         opened = (
             stack.enter_context(open(file, "rb")) if isinstance(file, str) else file
         )
-        if opened.read(len(_ZIP)) == _ZIP:
+        if opened.read(len(_ZIP_SIGNATURE)) == _ZIP_SIGNATURE:
             members = zipfile.ZipFile(opened).infolist()
             size = opened.seek(0, 2)
             if sum(m.file_size for m in members) > size:
                 raise RAVLTError(
-                    f"Refused checkpoint '{path}': it unpacks to more than it is, and "
-                    f"no file of PyTorch does; get it from where it was made."
+                    f"Refused checkpoint '{path}': its contents are larger than the "
+                    f"file, which PyTorch never writes; get the file from its author."
                 )
         opened.seek(0)
 
 
-def allow_listed():
-    """Lets mmengine's own history through; torch before 2.5 has no such list."""
+def allowed_globals() -> contextlib.AbstractContextManager:
+    """Return a context in which ``torch.load`` accepts mmengine's history buffer.
+
+    PyTorch before 2.5 has no list of allowed globals; there the context does nothing.
+    """
     if not hasattr(torch.serialization, "safe_globals"):
         return contextlib.nullcontext()
-    # numpy 2 moved its private module, and files of either may meet either.
+    # numpy 2 renamed the private module numpy.core to numpy._core. Either version of
+    # numpy must read files that were written with either.
     home = "numpy._core" if hasattr(np, "_core") else "numpy.core"
     multiarray = importlib.import_module(f"{home}.multiarray")
     allowed = [
         HistoryBuffer,
         (_history_statistic, "builtins.getattr"),
         np.ndarray,
-        (_plain_dtype, "numpy.dtype"),
+        (_numeric_dtype, "numpy.dtype"),
         *{type(np.dtype(name)) for name in _NUMPY_DTYPES},
     ]
     for name in ("scalar", "_reconstruct"):
         function = getattr(multiarray, name)
         allowed += [
-            (function, f"{place}.multiarray.{name}")
-            for place in ("numpy._core", "numpy.core")
+            (function, f"{module}.multiarray.{name}")
+            for module in ("numpy._core", "numpy.core")
         ]
     return torch.serialization.safe_globals(allowed)
 
 
 def check_tensors(content, path: str) -> None:
-    """Refuses tensors that are no weights: of odd kinds, or far larger than their data.
+    """Refuse tensors of unsupported kinds, and tensors far larger than their storage.
 
-    A few bytes can claim to be any number of elements, by a stride of 0.
+    With a stride of 0, a tensor of a few bytes can have any number of elements.
 
     Args:
-        content: What was unpickled: containers in each other.
-        path: The file's name, for messages.
+        content: The unpickled object, usually nested containers.
+        path: Name of the file, for messages.
 
     Raises:
         RAVLTError: Names the key of the first such tensor.
     """
-    spread = 0
+    expanded = 0
     for key, tensor in _tensors(content):
-        kind = _odd_kind(tensor)
-        if not kind:
+        problem = _unsupported_kind(tensor)
+        if not problem:
             size = tensor.numel() * tensor.element_size()
-            spread += size if size > tensor.untyped_storage().nbytes() else 0
-            if spread > _MOST_SPREAD:
-                kind = f"of shape {tuple(tensor.shape)} with data for far less"
-        if kind:
+            expanded += size if size > tensor.untyped_storage().nbytes() else 0
+            if expanded > _MAX_EXPANDED_BYTES:
+                problem = f"of shape {tuple(tensor.shape)} over a far smaller storage"
+        if problem:
             raise RAVLTError(
-                f"Refused checkpoint '{path}': {key} is {kind}, not a plain tensor of "
-                f"numbers; save weights as float32, float16 or bfloat16."
+                f"Refused checkpoint '{path}': {key} is {problem}, not a plain tensor "
+                f"of numbers; save weights as float32, float16 or bfloat16."
             )
 
 
-def _odd_kind(tensor: Tensor) -> str | None:
+def _unsupported_kind(tensor: Tensor) -> str | None:
     if tensor.is_quantized:
-        return "quantised"
+        return "quantized"
     if tensor.layout != torch.strided:
         return "sparse"
     if tensor.dtype not in _DTYPES:
         return f"of {str(tensor.dtype).removeprefix('torch.')}"
     if tensor.is_meta:
-        return "without data"
+        return "on the meta device"
     return None
 
 
 def _tensors(content) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor and its key. Containers may contain themselves."""
+    """Yield each tensor with its key.
+
+    Containers may contain themselves and may be nested deeper than Python's stack, so
+    the traversal is iterative and visits each container once.
+    """
     pending, seen = [("", content)], set()
     while pending:
         key, node = pending.pop()
@@ -131,23 +139,24 @@ def _tensors(content) -> Iterator[tuple[str, Tensor]]:
 
 
 def _history_statistic(owner, name: str):
-    """Stands in for ``getattr``, by which a history buffer pickles its own methods.
+    """Replace ``getattr``, with which a history buffer pickles its own methods.
 
-    The true one would let a file walk from any object to any other.
+    Python's ``getattr`` would let a file reach arbitrary objects.
     """
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise pickle.UnpicklingError("GLOBAL getattr on something else than a history")
+        raise pickle.UnpicklingError("GLOBAL getattr on other objects than a history")
     return getattr(HistoryBuffer, name)
 
 
-def _plain_dtype(code, align: bool = False, copy: bool = False) -> np.dtype:
-    """Stands in for ``numpy.dtype``: numbers only, and numpy's own object for them.
+def _numeric_dtype(code, align: bool = False, copy: bool = False) -> np.dtype:
+    """Replace ``numpy.dtype``, and return only numpy's built-in numeric dtypes.
 
-    Those take no state. Of a copy, or of a structure, a file could change the fields,
-    so that bytes of its own pass for the address of a Python object.
+    Built-in dtypes ignore the state that a pickle sets. On a copy or a structured
+    dtype, that state could declare object fields, and numpy would then interpret bytes
+    of the file as pointers to Python objects.
     """
     if not isinstance(code, str) or code not in {
         np.dtype(n).str[1:] for n in _NUMPY_DTYPES
     }:
-        raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({code!r}) of no number")
+        raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({code!r}) is not numeric")
     return np.dtype(code)

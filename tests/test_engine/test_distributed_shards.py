@@ -125,7 +125,7 @@ def test_names_in_the_table_of_contents_are_strings(folder):
 
 
 def test_other_tools_say_what_to_do(folder):
-    with pytest.raises(RAVLTError, match="make a file of it by tools/model_converters"):
+    with pytest.raises(RAVLTError, match="convert it to a file with tools/model_conv"):
         read_checkpoint(folder)
 
 

@@ -109,8 +109,8 @@ def empty(path) -> None:
     ("hurt", "reason"),
     [
         (damage, r"is damaged \(\S+/data/0 has changed\)"),
-        (cut, "truncated or no PyTorch file"),
-        (empty, "truncated or no PyTorch file"),
+        (cut, "truncated or not a PyTorch file"),
+        (empty, "truncated or not a PyTorch file"),
     ],
 )
 def test_broken_ones_are_passed_over_and_told(work, monkeypatch, hurt, reason):

@@ -254,8 +254,18 @@ NETWORK = {
             "torch.load(file, map_location=map_location, weights_only=False)",
             "test_checkpoint.py::test_a_hostile_file_is_refused_and_nothing_runs",
         ),
-        ("missing keys are ignored", "if lost or foreign:", "if foreign:", MISFITS),
-        ("unknown keys are ignored", "if lost or foreign:", "if lost:", MISFITS),
+        (
+            "missing keys are ignored",
+            "if missing or unexpected:",
+            "if unexpected:",
+            MISFITS,
+        ),
+        (
+            "unknown keys are ignored",
+            "if missing or unexpected:",
+            "if missing:",
+            MISFITS,
+        ),
         (
             "other shapes are ignored",
             "    for key in sorted(loaded):\n",
@@ -271,9 +281,9 @@ NETWORK = {
             MISFITS,
         ),
         (
-            "half a classifier is let in",
-            "lost |= _CLASSIFIER_TAIL - foreign",
-            "lost |= set()",
+            "half a classifier is accepted",
+            "missing |= _HEAD_KEYS - unexpected",
+            "missing |= set()",
             MISFITS,
         ),
         (
@@ -290,7 +300,7 @@ NETWORK = {
         ),
         (
             "stages that are not built are foreign",
-            '    later.append(f"layers.{num_stages - 1}.downsample.")\n',
+            '    unbuilt.append(f"layers.{num_stages - 1}.downsample.")\n',
             "",
             "test_checkpoint.py::test_fewer_outputs_take_a_full_file",
         ),

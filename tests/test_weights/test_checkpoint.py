@@ -1,4 +1,4 @@
-"""Reading checkpoints of every origin, and refusing the bad ones by name."""
+"""Loading checkpoints of every origin, and the errors for those that do not fit."""
 
 import argparse
 import collections
@@ -48,7 +48,7 @@ TAIL = {
 def source(seed: int = 7, **kwargs) -> ravlt.RAVLT:
     torch.manual_seed(seed)
     model = ravlt.RAVLT("test", **kwargs)
-    for parameter in model.parameters():  # nothing left at its initial value
+    for parameter in model.parameters():  # so that no value equals its initial one
         nn.init.normal_(parameter)
     return model
 
@@ -113,7 +113,7 @@ def test_a_detector_gives_its_backbone(tmp_path, prefix):
 
 
 def test_one_backbone_of_two(tmp_path):
-    """Of a student and its teacher; nothing but the prefix tells."""
+    """A file has a student and its teacher; only the prefix tells them apart."""
     models = {"student": source(), "teacher": source(seed=8)}
     state = {
         f"{name}.backbone.{key}": value
@@ -155,7 +155,7 @@ def test_other_initialisation_comes_before_the_file(tmp_path):
 
 @pytest.mark.parametrize("name", CORES)
 def test_released_files_fit_every_attention(tmp_path, log, name):
-    """What a core adds keeps its initial value, and everything else is the file's."""
+    """Parameters of the core keep their initial values; the rest come from the file."""
     origin = source()
     torch.save(imagenet_state(origin), tmp_path / "in1k.pth")
     model = load(tmp_path / "in1k.pth", attn_types=name)
@@ -267,10 +267,10 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     data = (tmp_path / "full.pth").read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 30):
         (tmp_path / "cut.pth").write_bytes(data[:size])
-        with pytest.raises(RAVLTError, match=r"cut\.pth', which is truncated or no"):
+        with pytest.raises(RAVLTError, match=r"cut\.pth', which is truncated or not"):
             load(tmp_path / "cut.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
-    with pytest.raises(RAVLTError, match=r"page\.pth', which is truncated or no"):
+    with pytest.raises(RAVLTError, match=r"page\.pth', which is truncated or not"):
         load(tmp_path / "page.pth")
 
 
@@ -298,7 +298,7 @@ def test_a_namespace_is_refused_with_advice(tmp_path):
         load(tmp_path / "args.pth")
 
 
-def test_mmengines_history_is_let_in(tmp_path):
+def test_the_history_of_mmengine_is_accepted(tmp_path):
     history = HistoryBuffer([1.0, 2.0], [1, 1])
     history.update(np.float64(3.5))
     content = {
@@ -325,7 +325,7 @@ def test_nothing_else_is_reached_by_way_of_the_history(tmp_path, owner, name):
 
 
 def test_a_web_page_is_not_a_file():
-    with pytest.raises(RAVLTError, match="/resolve/ for /blob/"):
+    with pytest.raises(RAVLTError, match="replace /blob/ by /resolve/"):
         read_checkpoint("https://huggingface.co/aldjalkdf/RAVLT/blob/main/RAVLT_S.pth")
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: checked, and whole or absent."""
+"""Downloads from a local server: verified, and stored completely or not at all."""
 
 import hashlib
 import http.server
@@ -22,7 +22,7 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """What the address says is what goes wrong."""
+    """Serve the content; the path of the address selects a failure."""
 
     asked = 0
 
@@ -66,20 +66,20 @@ def test_a_file_known_by_its_sum(server, cache):
     assert (cache / "a.pth").read_bytes() == CONTENT
     asked = Handler.asked
     assert fetch(address) == str(cache / "a.pth")
-    assert Handler.asked == asked  # it was there
+    assert Handler.asked == asked  # the cache has the file
     (cache / "a.pth").write_bytes(CONTENT[:-1])
-    assert Path(fetch(address)).read_bytes() == CONTENT  # but was not that file
+    assert Path(fetch(address)).read_bytes() == CONTENT  # the cached file is damaged
     assert Handler.asked == asked + 1
     assert left(cache) == ["a.pth"]
-    assert (cache / "a.pth").stat().st_mode & 0o022 == 0  # nobody else writes it
+    assert (cache / "a.pth").stat().st_mode & 0o022 == 0  # only the owner may write it
 
 
 def test_another_file_is_refused(server, cache):
     with pytest.raises(RAVLTError) as refused:
         fetch(f"{server}/a.pth#sha256={'0' * 64}")
     assert str(refused.value) == (
-        f"'{server}/a.pth' has the sha-256 {SHA}, but should have {'0' * 64}: it is "
-        f"broken or another file; ask for it where it was published."
+        f"'{server}/a.pth' has the sha-256 {SHA} instead of {'0' * 64}: it is "
+        f"damaged or a different file; ask its publisher for the right one."
     )
     assert left(cache) == []
 
@@ -104,13 +104,13 @@ def test_plain_http_is_refused_before_anything_is_asked(server, cache):
 
 @pytest.mark.parametrize("fragment", ["sha256=12", "md5=1", f"sha256={'g' * 64}"])
 def test_wrong_sums(cache, fragment):
-    with pytest.raises(RAVLTError, match="must end in #sha256= and 64 digits"):
+    with pytest.raises(RAVLTError, match="must end in #sha256= and 64 hexadecimal"):
         fetch(f"https://host/a.pth#{fragment}")
 
 
 @pytest.fixture
 def secure(monkeypatch):
-    """Every https address gives the content; `moved` is where it came from."""
+    """Answer every https request with the content; `moved` is its final address."""
 
     def set_moved(moved: str | None) -> None:
         def answer(request, timeout):
@@ -127,22 +127,22 @@ def secure(monkeypatch):
 def test_sums_in_names(secure, cache):
     secure(None)
     good = f"ravlt_t-{SHA[:8]}.pth"
-    # Without a sum, with a date, with fewer digits than a sum has.
+    # A sha-256, none, a date, and fewer digits than a sha-256 has.
     for name in (good, "a.pth", "a-20251125.pth", "a-1234567.pth"):
         assert Path(fetch(f"https://host/x/{name}?y=1")).name == name
-    with pytest.raises(
-        RAVLTError, match=f"has the sha-256 {SHA}, but should have 0123"
-    ):
+    with pytest.raises(RAVLTError, match=f"has the sha-256 {SHA} instead of 0123"):
         fetch("https://host/a-01234567.pth")
     assert good in left(cache) and "a-01234567.pth" not in left(cache)
 
 
 def test_moved_to_a_plain_address(secure, cache):
     secure("http://elsewhere/a.pth")
-    with pytest.raises(RAVLTError, match="'https://host/a.pth', which is read from"):
+    with pytest.raises(RAVLTError, match="'https://host/a.pth', which is served from"):
         fetch("https://host/a.pth")
     assert left(cache) == []
-    assert fetch(f"https://host/a.pth#sha256={SHA}")  # whoever sends it
+    assert fetch(
+        f"https://host/a.pth#sha256={SHA}"
+    )  # the sha-256 makes the server irrelevant
 
 
 def test_a_kill_leaves_no_file_of_the_name(secure, cache, monkeypatch):

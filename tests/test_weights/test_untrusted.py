@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: nothing in them runs, and none takes more than it is."""
+"""Hostile checkpoints: no code in them runs, and memory stays bounded."""
 
 import contextlib
 import pickle
@@ -37,13 +37,15 @@ def test_nothing_runs(tmp_path, name, kind):
         read_checkpoint(path)
     assert "\n" not in str(refused.value) and str(path) in str(refused.value)
     assert not proof.exists()
-    with contextlib.suppress(AttributeError):  # torch finds no tensor, but too late
+    with contextlib.suppress(
+        AttributeError
+    ):  # torch finds no tensor, after the code ran
         pickle.loads(code)
     assert proof.exists()
 
 
 class Dtype:
-    """A numpy type with a state of one's own."""
+    """A pickled numpy dtype with an arbitrary state."""
 
     def __init__(self, code: str, *state) -> None:
         self.code, self.state = code, state
@@ -120,7 +122,7 @@ def test_absurd_sizes(tmp_path, name, order):
     assert peak() - before < 50_000  # kilobytes
 
 
-def test_repeated_data_is_no_crime(tmp_path):
+def test_expanded_tensors_are_accepted(tmp_path):
     torch.save({"w": torch.ones(1).expand(10**6)}, tmp_path / "a.pth")
     assert read_checkpoint(tmp_path / "a.pth")["w"].sum() == 10**6
 
@@ -136,20 +138,20 @@ def test_absurd_size_before_torch_1_6(tmp_path):
 
 
 def test_bombs(tmp_path):
-    """A file of 100 kB that is 100 MB unpacked, and one whose members overlap."""
+    """One file of 100 kB unpacks to 100 MB; the members of another overlap."""
     path = tmp_path / "bomb.pth"
     content = pickled({"w": claim(25_000_000, (25_000_000,), (1,))})
     write_archive(path, content, bytes(10**8), zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
     before = peak()
-    with pytest.raises(RAVLTError, match=r"bomb\.pth': it unpacks to more than it is"):
+    with pytest.raises(RAVLTError, match=r"bomb\.pth': its contents are larger than"):
         read_checkpoint(path)
     assert peak() - before < 50_000
     write_archive(path, content, bytes(10**6))
     with zipfile.ZipFile(path, "a") as archive:
         archive.filelist += [archive.getinfo("a/data/0")] * 3
         archive.writestr("a/last", "")
-    with pytest.raises(RAVLTError, match=r"bomb\.pth': it unpacks to more than it is"):
+    with pytest.raises(RAVLTError, match=r"bomb\.pth': its contents are larger than"):
         read_checkpoint(path)
 
 
@@ -157,18 +159,20 @@ ODD = {
     "complex64": torch.ones(2, dtype=torch.complex64),
     "float8_e4m3fn": torch.ones(2).to(torch.float8_e4m3fn),
     "sparse": torch.ones(2).to_sparse(),
-    "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
-    "without data": torch.ones(2, device="meta"),
+    "quantized": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    "on the meta device": torch.ones(2, device="meta"),
 }
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_tensors_are_named(tmp_path, name):
+def test_unsupported_tensors_are_named(tmp_path, name):
     content = {"state_dict": {"a.b": torch.ones(1), "c.d": ODD[name]}}
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(RAVLTError) as refused:
         read_checkpoint(tmp_path / "odd.pth")
-    kind = name if name in ("sparse", "quantised", "without data") else f"of {name}"
+    kind = (
+        name if name in ("sparse", "quantized", "on the meta device") else f"of {name}"
+    )
     assert str(refused.value) == (
         f"Refused checkpoint '{tmp_path / 'odd.pth'}': state_dict.c.d is {kind}, not a "
         f"plain tensor of numbers; save weights as float32, float16 or bfloat16."
@@ -176,7 +180,7 @@ def test_odd_tensors_are_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
-def test_whole_numbers_are_no_weights(tmp_path, dtype):
+def test_integer_weights_are_refused(tmp_path, dtype):
     model = ravlt.RAVLT("test")
     key = "layers.2.blocks.1.attn.proj.weight"
     state = model.state_dict()
@@ -202,7 +206,7 @@ def test_containers_may_hold_themselves(tmp_path):
 
 @pytest.fixture
 def loader(monkeypatch):
-    """mmengine's loader, made safe."""
+    """mmengine's loader after ``use_safe_loading()``."""
     from mmengine.runner import checkpoint
 
     monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
@@ -211,8 +215,8 @@ def loader(monkeypatch):
     return checkpoint
 
 
-def test_configs_inside_are_left_out(tmp_path, loader):
-    """mmengine runs meta.config when it resumes, and an inferencer may run the rest."""
+def test_configs_inside_are_removed(tmp_path, loader):
+    """mmengine executes meta.config when it resumes; an inferencer may execute cfg."""
     code = "raise SystemExit"
     meta = {"config": code, "cfg": code, "iter": 3}
     content = {"meta": meta, "message_hub": {"runtime_info": dict(meta)}}
@@ -226,14 +230,14 @@ def test_configs_inside_are_left_out(tmp_path, loader):
 
 
 def test_a_damaged_history_has_no_config(tmp_path, loader):
-    """The rest of the file may still be of use."""
+    """A malformed history does not prevent loading the weights."""
     torch.save({"state_dict": {}, "message_hub": [1]}, tmp_path / "a.pth")
     found = loader.CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"))
     assert found == {"state_dict": {}, "message_hub": [1]}
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}])
-def test_mmengine_gets_no_keys_but_names(tmp_path, loader, wrap):
+def test_mmengine_receives_only_string_keys(tmp_path, loader, wrap):
     path = str(tmp_path / "a.pth")
     torch.save(wrap({"w": torch.ones(1), 0: torch.ones(1)}), path)
     with pytest.raises(RAVLTError, match=r"a\.pth' has a key of type int where"):
@@ -244,7 +248,7 @@ def test_mmengine_gets_no_keys_but_names(tmp_path, loader, wrap):
     "address",
     ["torchvision://resnet18", "open-mmlab://resnet50_v1c", "https://a/b.pth"],
 )
-def test_names_of_zoos_are_read_safely(monkeypatch, loader, address):
+def test_model_zoo_addresses_are_read_safely(monkeypatch, loader, address):
     asked = []
     monkeypatch.setattr(
         "ravlt.weights.checkpoint.fetch", lambda url: asked.append(url) or "none.pth"
@@ -258,7 +262,7 @@ def test_names_of_zoos_are_read_safely(monkeypatch, loader, address):
 
 
 def corrupted(data: bytes, generator: random.Random) -> bytes:
-    """One to three changes of bytes, a cut, or a piece that is there twice."""
+    """Return the data after one to three random changes, cuts or repetitions."""
     data = bytearray(data)
     for _ in range(generator.randint(1, 3)):
         place = generator.randrange(len(data))
