@@ -1,29 +1,14 @@
-"""What all tests share."""
+"""Data, trained runs and a wheel that the tests of the library share."""
 
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.registry import DefaultScope
 from running import DET, ENV, ROOT, SEG, Trained, as_line, copy_tree, small, train
 
 from ravlt.datasets.shapes import write_shapes
-
-# Small tensors: more threads only wait for each other, minutes of it on a busy machine.
-torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _own_scope() -> Iterator[None]:
-    """No test builds in the scope that another one's runner left."""
-    given = DefaultScope.get_current_instance()  # by a fixture of the whole module
-    scope = given.scope_name if given else "mmengine"
-    with DefaultScope.overwrite_default_scope(scope):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Runs the command lines of tools/, each in a process of its own.
+"""Run the command lines of tools/ and projects/, each in a process of its own.
 
 Importing the hosts takes seconds, so that one process imports them once, and every run
 is a fork of it.
@@ -57,13 +57,13 @@ class Run:
     """One run of a tool, started at once.
 
     Args:
-        tool: File name in tools/.
+        tool: Path of the script; a relative one starts in tools/.
         args: Command line.
         cwd: Where it runs; its output goes to files in there.
         prepare: Called in the process before the tool; picklable.
     """
 
-    tool: str
+    tool: str | Path
     args: list
     cwd: Path
     prepare: Callable[[], None] | None = None
@@ -164,6 +164,7 @@ def _be_tool(path, args, cwd, files, prepare) -> None:
     multiprocessing.set_start_method(None, force=True)  # mmengine sets its own
     os.chdir(cwd)
     sys.argv = [path, *args]
+    sys.path.insert(0, os.path.dirname(path))  # as the interpreter does for a script
     if prepare is not None:
         prepare()
     runpy.run_path(path, run_name="__main__")

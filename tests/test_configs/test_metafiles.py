@@ -17,7 +17,7 @@ MODELS = [
     for entry in yaml.safe_load(path.read_text())["Models"]
 ]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("configs/*/README.md")])
-PAGES += sorted(ROOT.glob("docs/**/*.md"))
+PAGES += sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/**/*.md")])
 WEIGHTS = "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/"
 ADDRESS = re.compile(r"https://(?:arxiv\.org/abs/\d{4}\.\d{5}|[\w.-]+\.\w+/\S+\.pth)")
 # The files of the paper's authors, by their own names.

@@ -41,14 +41,22 @@ class Fault:
     def test_path(self) -> str:
         """As pytest takes it, from the repository's root."""
         name, _, function = self.test.partition("::")
-        (path,) = (ROOT / "tests").rglob(name)
+        folders = (ROOT / "tests", ROOT / "projects")
+        (path,) = (path for folder in folders for path in folder.rglob(name))
         return f"{path.relative_to(ROOT)}::{function}"
 
 
-def read_table(table: Mapping[str, Sequence[tuple[str, str, str, str]]]) -> list[Fault]:
-    """Makes faults of rows (what, old, new, test) by their files in ravlt/."""
+def read_table(
+    folder: str, table: Mapping[str, Sequence[tuple[str, str, str, str]]]
+) -> list[Fault]:
+    """Turn a table into faults.
+
+    Args:
+        folder: Folder of the repository that holds the files, 'ravlt' or 'projects'.
+        table: By the path of a file in that folder, rows (what, old, new, test).
+    """
     return [
-        Fault(f"ravlt/{file}", *row) for file, rows in table.items() for row in rows
+        Fault(f"{folder}/{file}", *row) for file, rows in table.items() for row in rows
     ]
 
 

@@ -12,7 +12,11 @@ from paper_faults import PAPERS
 from running import ROOT, copy_tree
 from swap_faults import SWAP
 
-FAULTS = [f for table in (ATTENTION, PAPERS, NETWORK, SWAP) for f in read_table(table)]
+FAULTS = [
+    fault
+    for table in (ATTENTION, PAPERS, NETWORK, SWAP)
+    for fault in read_table("ravlt", table)
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
