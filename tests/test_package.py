@@ -1,5 +1,6 @@
-"""What ``import ravlt`` does, and what it leaves alone."""
+"""What ``import ravlt`` does, what it leaves alone, and what the wheel holds."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import sys
 import pytest
 import yaml
 from running import ENV, ROOT
+
+import ravlt
 
 # All that a config can name, by the registry of mmengine's root that knows it.
 REGISTERED = {
@@ -102,6 +105,26 @@ def test_the_wheel_ships_configs_and_tools(wheel_site):
         assert here == there
     index = yaml.safe_load((home / "model-index.yml").read_text())
     assert all((home / path).is_file() for path in index["Import"])
+
+
+def test_the_wheel_holds_the_library_alone(wheel_site):
+    names = {path.name for path in wheel_site.iterdir()}
+    assert names == {"ravlt", f"ravlt-{ravlt.__version__}.dist-info"}
+    shipped = {path.name for path in (wheel_site / "ravlt/.mim").iterdir()}
+    assert shipped == {"configs", "tools", "model-index.yml"}
+
+
+def test_nothing_shipped_imports_a_project():
+    projects = {path.stem for path in ROOT.glob("projects/*/*.py")} | {"projects"}
+    assert "comparison" in projects
+    for path in [*ROOT.glob("ravlt/**/*.py"), *ROOT.glob("tools/**/*.py")]:
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+        assert not imported & projects, path
 
 
 def test_the_wheel_works_in_a_foreign_directory(wheel_site, tmp_path):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Trains one small segmentor with each attention on built-in images, and compares.
+"""Train one small segmentor with each attention on built-in images, and compare them.
 
-Trainings that --out has the results of are not run again: an interrupted comparison
-continues, and one of more seeds, attentions or tasks builds on an earlier one.
+A training whose result is in --out is not repeated: an interrupted comparison continues
+there, and seeds, attentions or tasks can be added to an earlier one.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ravlt.analysis.comparison import TASKS, Trial, run_trial, time_steps
-from ravlt.analysis.comparison_report import (
+from comparison import TASKS, Trial, run_trial, time_steps
+from comparison_report import (
     COLUMNS,
     comparison_tables,
     draw_comparison,
@@ -65,24 +65,25 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_results(path: Path, trials: list[Trial]) -> list[dict]:
-    """The results of these trials that are there, in their order."""
+    """Read the results of those of these trials that are in the file, in order."""
     lines = path.read_text().splitlines() if path.exists() else []
     try:
         found = {key_of(row): row for row in map(json.loads, lines)}
     except (ValueError, KeyError) as error:
         raise RAVLTError(
-            f"'{path}' has a line that is no result ({error}); remove that line."
+            f"'{path}' has a line that is not a result ({error}); remove that line."
         ) from error
     keys = (key_of(vars(trial)) for trial in trials)
     return [found[key] for key in keys if key in found]
 
 
 def key_of(row: dict) -> tuple:
+    """Return what identifies a trial among results."""
     return tuple(row[key] for key in ("task", "attention", "seed", "iters"))
 
 
 def train(trials: list[Trial], out: Path, jobs: int) -> None:
-    """Runs what is not yet there; a line of results.jsonl each."""
+    """Run the trials without a result, and append a line to results.jsonl for each."""
     done = {key_of(row) for row in read_results(out / "results.jsonl", trials)}
     todo = [trial for trial in trials if key_of(vars(trial)) not in done]
     print(f"Trainings left: {len(todo)} of {len(trials)}.")
@@ -107,7 +108,7 @@ def train(trials: list[Trial], out: Path, jobs: int) -> None:
 
 
 def report(trials: list[Trial], out: Path) -> None:
-    """Writes table and picture of what is there."""
+    """Write tables and figure of the results so far."""
     results = read_results(out / "results.jsonl", trials)
     if not results:
         raise RAVLTError(f"'{out}' has no results of these trials; train first.")
@@ -125,7 +126,7 @@ def main() -> None:
     args = parse_args()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    # Seeds outermost: an early look has one of everything.
+    # Seeds outermost: an early report has one result of every mechanism.
     trials = [
         Trial(str(CONFIG), task, attention, seed, args.iters or TASKS[task].iters)
         for seed, task, attention in itertools.product(

@@ -1,8 +1,8 @@
-"""A built-in data set whose labels depend on what is far away, drawn on demand.
+"""A generated data set whose labels depend on distant pixels.
 
-Strips of 32 x 160 pixels. At one end lies a small cue, a disk of one of four colours;
-at the other, grey disks and squares. Their class is the colour of the cue, of which all
-that is near them is independent.
+Images are strips of 32 x 160 pixels. At one end is the cue, a small disk of one of four
+colours. At the other end are grey disks and squares. Their class is the colour of the
+cue; all pixels near them are independent of it.
 """
 
 import os
@@ -21,38 +21,39 @@ COLOURS = {
 }
 SEG_CLASSES = ("background", *COLOURS)
 PALETTE = ((96, 96, 96), *COLOURS.values())
-# Columns of cues and of objects; between them are 88 pixels without either.
+# Columns of cues and of objects; the 88 columns between them have neither.
 CUE_COLUMNS = (0, 24)
 OBJECT_COLUMNS = (112, 160)
 
-# Raise it with any change to the pictures, or old copies pass for new ones.
+# Raise it with any change to the images; otherwise old folders pass as the new set.
 _VERSION = 1
-_SLOT = (32, 24)  # rows and columns, one cue or object in each
+_SLOT = (32, 24)  # height and width of a slot, which has one cue or object
 _CUE_RADIUS = (6.0, 8.0)
 _OBJECT_RADIUS = (8.0, 10.5)
 _NUM_OBJECTS = (1, 2)
-_GROUND, _OBJECT, _NOISE = 120.0, 190.0, 6.0  # greys, and a deviation
+_GROUND, _OBJECT, _NOISE = 120.0, 190.0, 6.0  # grey, grey, standard deviation
 
 
 def write_cue(
     root: str | os.PathLike, num_train: int = 600, num_val: int = 150, seed: int = 0
 ) -> Path:
-    """Writes the cue data set, unless the folder already holds the same one.
+    """Write the cue data set, unless the folder already holds the same one.
 
-    Image i of a split depends on the seed and i, not on the counts. The folder appears
-    only when it is complete::
+    Image i of a split depends on the seed and i, not on the counts. The folder is
+    created atomically, with this content::
 
         images/{training,validation}/NNNNNN.png
         annotations/{training,validation}/NNNNNN.png   1 background, 2.. the colours
         cue.json                                       the arguments
 
-    Labels follow ADE20K, as in :func:`ravlt.datasets.shapes.write_shapes`.
+    Labels are numbered as in ADE20K, like those of
+    :func:`ravlt.datasets.shapes.write_shapes`.
 
     Args:
-        root: The data set's folder; it must be new, empty or hold the same set.
+        root: Folder of the data set; it must be new, empty or hold the same set.
         num_train: Number of training images, at least 1.
         num_val: Number of validation images, at least 1.
-        seed: Any integer from 0.
+        seed: Non-negative integer.
 
     Returns:
         The folder, as given.
@@ -74,7 +75,7 @@ def write_cue(
                 rng = np.random.default_rng([seed, split_index, index])
                 image, classes = draw_strip(rng, rng.integers(len(COLOURS)))
                 name = f"{index + 1:06d}.png"
-                # Without loss: no block of a JPEG says what its neighbour held.
+                # PNG is lossless: a block of a JPEG could carry colour of the cue.
                 write_image(images / name, image[..., ::-1])
                 write_image(labels / name, classes + 1)
 
@@ -82,12 +83,12 @@ def write_cue(
 
 
 def draw_strip(rng: np.random.Generator, colour: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws an image and its classes.
+    """Draw an image and its classes.
 
     Args:
-        rng: Source of every other choice; the same state gives the same pixels outside
-            of the cue, whatever its colour.
-        colour: Of the cue, an index into ``COLOURS``.
+        rng: Generator of all other choices; the same state gives the same pixels
+            outside the cue for every colour.
+        colour: Index of the cue's colour in ``COLOURS``.
 
     Returns:
         The RGB image, uint8 of shape (32, 160, 3), and indices into ``SEG_CLASSES``,
@@ -108,7 +109,7 @@ def draw_strip(rng: np.random.Generator, colour: int) -> tuple[np.ndarray, np.nd
 
 
 def _slots(columns: tuple[int, int]) -> list[tuple[int, int]]:
-    """Upper left corners of the slots in some columns."""
+    """Return the upper left corners of the slots in a range of columns."""
     rows = range(0, SIZE[0], _SLOT[0])
     return [(row, column) for row in rows for column in range(*columns, _SLOT[1])]
 
@@ -116,21 +117,22 @@ def _slots(columns: tuple[int, int]) -> list[tuple[int, int]]:
 def _place(
     rng: np.random.Generator, corner: np.ndarray, radii: tuple[float, float]
 ) -> tuple[np.ndarray, float]:
-    """Draws row and column of a centre in a slot, and a radius."""
+    """Draw a centre (row, column) in a slot, and a radius."""
     radius = rng.uniform(*radii)
-    # A pixel's margin, so that no two forms touch.
+    # A margin of one pixel keeps neighbouring forms apart.
     return corner + rng.uniform(radius + 1, np.array(_SLOT) - radius - 1), radius
 
 
 def _disk(centre: np.ndarray, radius: float) -> np.ndarray:
-    """Marks the pixels of a disk, boolean of shape (32, 160)."""
+    """Return the mask of a disk, boolean of shape (32, 160)."""
     return np.hypot(*_offsets(centre)) <= radius
 
 
 def _square(centre: np.ndarray, radius: float) -> np.ndarray:
-    """Marks the pixels of a square with the area of that disk."""
+    """Return the mask of a square with the area of the disk of this radius."""
     return np.abs(_offsets(centre)).max(0) <= radius * np.sqrt(np.pi) / 2
 
 
 def _offsets(centre: np.ndarray) -> np.ndarray:
+    """Return each pixel's row and column relative to a centre, (2, 32, 160)."""
     return np.indices(SIZE) + 0.5 - centre[:, None, None]

@@ -1,4 +1,4 @@
-"""The cue data set: nothing near an object tells its class, and the cue does."""
+"""In the cue data set only the cue determines the class of an object."""
 
 import json
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ravlt.datasets.cue import (
+from cue import (
     COLOURS,
     CUE_COLUMNS,
     OBJECT_COLUMNS,
@@ -26,7 +26,7 @@ def vivid(image: np.ndarray) -> np.ndarray:
 
 
 def oracle(image: np.ndarray) -> int:
-    """The class of the objects, from the vivid pixels at the cue's end."""
+    """Return the class of the objects, read from the vivid pixels of the cue."""
     end = image[:, slice(*CUE_COLUMNS)]
     seen = end[vivid(end)].mean(0)
     distance = np.linalg.norm(seen - list(COLOURS.values()), axis=-1)
@@ -38,7 +38,7 @@ def test_pixels_away_from_the_cue_are_the_same_for_every_class(seed):
     strips = [strip(seed, colour) for colour in range(len(COLOURS))]
     pixels = np.stack([image[:, CUE_COLUMNS[1] :] for image, _ in strips])
     assert (pixels == pixels[0]).all()
-    # And yet every object has each class once.
+    # The labels nevertheless have each class once.
     labels = np.stack([classes for _, classes in strips])
     objects = labels[0] > 0
     assert objects.any()

@@ -1,9 +1,9 @@
-"""Table and picture of a comparison of attentions."""
+"""Tables and figure of a comparison of attention mechanisms."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from .report import group_by, markdown_table
+from ravlt.analysis.report import group_by, markdown_table
 
 COLUMNS = (
     ("task", "task"),
@@ -23,15 +23,15 @@ COLUMNS = (
 
 
 def summarise(results: Iterable[Mapping], times: Iterable[Mapping]) -> list[dict]:
-    """Joins the seeds of each task and attention, best mean first in each task.
+    """Average the seeds of each task and attention; sort by mIoU within a task.
 
     Args:
-        results: As of :func:`ravlt.analysis.comparison.run_trial`.
-        times: As of :func:`ravlt.analysis.comparison.time_steps`; may lack some.
+        results: Results of :func:`comparison.run_trial`.
+        times: Results of :func:`comparison.time_steps`; trials may be missing.
 
     Returns:
-        Rows with the keys of :data:`COLUMNS`: mIoU from 0 to 1; effective ranks as
-        shares of the most possible, in percent, means over layers and seeds.
+        Rows with the keys of :data:`COLUMNS`. mIoU is from 0 to 1. Effective ranks are
+        percentages of the largest possible rank, averaged over layers and seeds.
     """
     seconds = {(row["task"], row["attention"]): row["seconds"] for row in times}
     groups: dict[tuple[str, str], list[Mapping]] = {}
@@ -71,7 +71,7 @@ def _summary(
 
 
 def comparison_tables(rows: Sequence[Mapping]) -> str:
-    """Sets a Markdown table for each task."""
+    """Format one Markdown table a task."""
     tables = [
         f"### {task}\n\n{markdown_table(of, COLUMNS[1:])}"
         for task, of in group_by(rows, "task").items()
@@ -82,14 +82,14 @@ def comparison_tables(rows: Sequence[Mapping]) -> str:
 def draw_comparison(
     path: str, rows: Sequence[Mapping], results: Sequence[Mapping]
 ) -> None:
-    """Draws for each task mIoU of every seed, and how training changed the ranks.
+    """Draw for each task the mIoU of every seed, and the ranks around training.
 
     Args:
-        path: Of the picture.
-        rows: As of :func:`summarise`.
-        results: What they sum up.
+        path: File of the figure.
+        rows: Rows of :func:`summarise`.
+        results: Results that the rows summarise.
     """
-    from matplotlib.figure import Figure  # heavy, and only needed here
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     by_task = group_by(rows, "task")
     figure = Figure(figsize=(11, 3.6 * len(by_task)), layout="constrained")

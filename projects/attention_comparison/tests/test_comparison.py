@@ -1,4 +1,4 @@
-"""The comparison of attentions: networks alike but for the core, and honest tables."""
+"""Networks of the comparison differ only in the core; tables report every seed."""
 
 import csv
 import json
@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from running import SEG, Run
+from running import ROOT, SEG, Run
 
-from ravlt.analysis import comparison
-from ravlt.analysis.comparison import (
+import comparison
+from comparison import (
     TASKS,
     Trial,
     build_segmentor,
@@ -19,12 +19,12 @@ from ravlt.analysis.comparison import (
     reach,
     time_steps,
 )
-from ravlt.analysis.comparison_report import summarise
+from comparison_report import summarise
+from cue import CUE_COLUMNS, OBJECT_COLUMNS, SIZE, write_cue
 from ravlt.analysis.samples import make_batch
-from ravlt.datasets.cue import CUE_COLUMNS, OBJECT_COLUMNS, SIZE, write_cue
 from ravlt.models.attention import CORES, Attention
 
-TOOL = "analysis_tools/compare_attentions.py"
+TOOL = ROOT / "projects/attention_comparison/compare_attentions.py"
 
 
 def trial(task: str, attention: str, seed: int = 0, iters: int = 2) -> Trial:
@@ -62,7 +62,7 @@ def test_the_cue_is_seen_by_attention_alone(name):
     first, last = reach(model, SIZE, slice(*OBJECT_COLUMNS))
     assert last == SIZE[1] - 1
     assert (first >= CUE_COLUMNS[1]) == (name == "diag")
-    # The other way round, as a flip in training shows it.
+    # Flips in training exchange both ends.
     first, last = reach(model, SIZE, slice(0, SIZE[1] - OBJECT_COLUMNS[0]))
     assert (last < SIZE[1] - CUE_COLUMNS[1]) == (name == "diag")
 
@@ -148,7 +148,7 @@ def test_summary():
 
 
 def few_images() -> None:
-    """In the tool's process: a data set of a few images, and few steps to time."""
+    """Reduce data set and timing, in the process of the tool."""
     TASKS["cue"] = replace(TASKS["cue"], write=lambda root: write_cue(root, 8, 4))
     comparison._REPEAT = 1
 
@@ -168,7 +168,7 @@ def test_tool_trains_what_is_left_and_reports_all(tmp_path):
             ("shapes", "rala", 0.5, 2),
             ("shapes", "linear", 0.25, 2),
             ("cue", "linear", 0.75, 2),
-            ("cue", "rala", 0.9, 500),  # not of as many iterations: another trial
+            ("cue", "rala", 0.9, 500),  # another trial: more iterations
         ]
     ]
     lines = "".join(json.dumps(row) + "\n" for row in there)

@@ -1,8 +1,8 @@
-"""The same small segmentor with each attention: training, ranks and time of a step.
+"""Train, measure and time one small segmentor with each attention mechanism.
 
-Two tasks. In ``shapes`` an object's outline tells its class. In ``cue`` that is told by
-a mark 160 pixels away, which no convolution of that network and no window of ``diag``
-reaches: see :func:`reach`.
+There are two tasks. In ``shapes`` the outline of an object determines its class. In
+``cue`` a coloured mark at the other end of the image determines it. No convolution of
+that network and no window of ``diag`` reaches the mark: see :func:`reach`.
 """
 
 import statistics
@@ -17,30 +17,35 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from torch import nn
 
-from ravlt.datasets import cue
+import cue
+from ravlt.analysis.costs import count_costs
+from ravlt.analysis.rank import (
+    Call,
+    effective_rank,
+    layer_ranks,
+    singular_values,
+    watch,
+)
+from ravlt.analysis.samples import make_batch
+from ravlt.analysis.timing import measure_times
 from ravlt.datasets.shapes import write_shapes
 from ravlt.engine.config import load_config
 from ravlt.engine.data import set_data_root
 
-from .costs import count_costs
-from .rank import Call, effective_rank, layer_ranks, singular_values, watch
-from .samples import make_batch
-from .timing import measure_times
-
 _RANK_IMAGES = 16
 _WARMUP_ITERS = 30
-_WARMUP, _REPEAT = 1, 3  # steps of an attention before it is another one's turn
+_WARMUP, _REPEAT = 1, 3  # steps of one attention in a turn: unmeasured, measured
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt, and by which network.
+    """A data set and the network that learns it.
 
     Attributes:
-        size: Height and width of the images.
-        iters: Training iterations, unless asked for others.
-        write: Writes the data set into a folder.
-        options: Changes to the quickstart's config, as of ``--cfg-options``.
+        size: Height and width of the images in pixels.
+        iters: Default number of training iterations.
+        write: Function that writes the data set into a folder.
+        options: Changes to the quickstart's config, in the form of ``--cfg-options``.
     """
 
     size: tuple[int, int]
@@ -50,7 +55,7 @@ class Task:
 
 
 def _network(dims: Sequence[int], depths: Sequence[int], stages: int) -> dict:
-    """Options of a backbone of which the first stages are built, neck and head."""
+    """Return options for a backbone with only its first stages, a neck and a head."""
     used, channels = list(dims[:stages]), 32
     return {
         "model.backbone.arch": dict(
@@ -80,7 +85,7 @@ TASKS = {
         cue.SIZE,
         500,
         lambda root: cue.write_cue(root, 600, 100),
-        # Stride 4 only: deeper stages would see the whole strip.
+        # Stride 4 only: the convolutions of deeper stages would reach the cue.
         _network((32, 64, 64, 64), (2, 1, 1, 1), stages=1)
         | {
             "train_dataloader.batch_size": 16,
@@ -102,11 +107,11 @@ class Trial:
     """One training run.
 
     Attributes:
-        config: The quickstart's config of a segmentor.
-        task: A key of :data:`TASKS`.
-        attention: A name for ``attn_types``, in all blocks.
-        seed: Of the weights and the order of images.
-        iters: Training iterations, at least 2.
+        config: Path of the quickstart's segmentor config.
+        task: Key of :data:`TASKS`.
+        attention: Name of the mechanism (``attn_types``) of all blocks.
+        seed: Seed of the weights and of the order of images.
+        iters: Number of training iterations, at least 2.
     """
 
     config: str
@@ -117,12 +122,14 @@ class Trial:
 
 
 def make_config(trial: Trial, data_root: str, work_dir: str) -> Config:
-    """Gives the config of a trial; but for ``attn_types`` and the seed it is a task's.
+    """Build the config of a trial.
+
+    Configs of one task differ only in ``attn_types``, the seed and the iterations.
 
     Args:
-        trial: What to train.
+        trial: Network and training run.
         data_root: Folder of the task's data set.
-        work_dir: For logs.
+        work_dir: Folder for logs.
     """
     task = TASKS[trial.task]
     warmup = min(_WARMUP_ITERS, trial.iters // 2)
@@ -132,9 +139,9 @@ def make_config(trial: Trial, data_root: str, work_dir: str) -> Config:
             **task.options,
             "model.data_preprocessor.size": task.size,
             "model.backbone.attn_types": trial.attention,
-            "model.backbone.tile": 0,  # ranks are of whole layers
-            # With the hosts' first weights, of a hundredth, a network so small forgets
-            # what is far away before it learns what it is good for.
+            "model.backbone.tile": 0,  # ranks need the outputs of whole layers
+            # The hosts initialise this layer with a standard deviation of 0.01, from
+            # which `linear` did not learn the cue in trials.
             "model.decode_head.init_cfg": None,
             "test_dataloader.batch_size": 10,
             "param_scheduler.0.end": warmup,
@@ -145,10 +152,11 @@ def make_config(trial: Trial, data_root: str, work_dir: str) -> Config:
         },
     )
     set_data_root(cfg, data_root)
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None  # once, at the end
+    # The runner's test loop evaluates once, after training.
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint = None
     del cfg.default_hooks.visualization
-    cfg.visualizer = None  # one of its own for each run of the process
+    cfg.visualizer = None  # each run of the process creates its own
     cfg.work_dir = work_dir
     cfg.experiment_name = f"{trial.task}-{trial.attention}-{trial.seed}"
     cfg.log_level = "ERROR"
@@ -156,17 +164,17 @@ def make_config(trial: Trial, data_root: str, work_dir: str) -> Config:
 
 
 def run_trial(trial: Trial, data_root: str, work_dir: str) -> dict:
-    """Trains and evaluates a network.
+    """Train and evaluate a network.
 
     Args:
-        trial: What to train.
+        trial: Network and training run.
         data_root: Folder of the task's data set.
-        work_dir: For logs.
+        work_dir: Folder for logs.
 
     Returns:
-        The trial's fields without the config; ``miou`` (0 to 1), ``params`` and
+        The trial's fields except ``config``, ``miou`` (0 to 1), ``params`` and
         ``macs`` of the whole segmentor on one image, ``seconds`` of training, and
-        ``ranks`` of each layer ``before`` and ``after``: see :func:`measure_ranks`.
+        ``ranks`` of each layer ``before`` and ``after`` it: see :func:`measure_ranks`.
     """
     from mmengine.runner import Runner
 
@@ -190,7 +198,7 @@ def run_trial(trial: Trial, data_root: str, work_dir: str) -> dict:
 
 
 class _RankHook(Hook):
-    """Measures ranks before and after training, and how long it took in between."""
+    """Measures effective ranks before and after training, and its duration."""
 
     def __init__(self) -> None:
         self.ranks: dict[str, dict] = {}
@@ -214,15 +222,16 @@ class _RankHook(Hook):
 
 
 def measure_ranks(model: nn.Module, data: Mapping) -> dict[str, dict[str, float]]:
-    """Gives effective ranks of each attention layer, means over images.
+    """Compute the effective ranks of each attention layer, averaged over images.
 
     Args:
-        model: A segmentor with a RAVLT backbone, in eval mode and with ``tile=0``.
-        data: A batch, as for its ``data_preprocessor``.
+        model: Segmentor with a RAVLT backbone, in eval mode and with ``tile=0``.
+        data: Batch for the model's ``data_preprocessor``.
 
     Returns:
-        By layer: 'core', what the mechanism gave, over all heads; 'output', the layer's
-        own (core + LePE) x gate; 'full', the most that either could have.
+        By the layer's name: 'core', the rank of the mechanism's output over all heads;
+        'output', the rank of (core + LePE) x gate; 'full', the largest possible rank of
+        both.
     """
     found = {}
 
@@ -240,11 +249,11 @@ def measure_ranks(model: nn.Module, data: Mapping) -> dict[str, dict[str, float]
 
 
 def build_segmentor(trial: Trial) -> nn.Module:
-    """Builds the network of a trial with its first weights."""
+    """Build the network of a trial with its initial weights."""
     from mmseg.registry import MODELS
 
     cfg = make_config(trial, "", "")
-    MMLogger.get_current_instance().setLevel("ERROR")  # a line a weight otherwise
+    MMLogger.get_current_instance().setLevel("ERROR")  # else one line for each weight
     torch.manual_seed(trial.seed)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -252,15 +261,15 @@ def build_segmentor(trial: Trial) -> nn.Module:
 
 
 def reach(model: nn.Module, size: tuple[int, int], columns: slice) -> tuple[int, int]:
-    """Finds by gradients which pixels can change the scores of some columns.
+    """Find by gradients which pixels influence the scores of some columns.
 
     Args:
-        model: A segmentor of mmseg.
-        size: Height and width of the image.
-        columns: Of the scores.
+        model: Segmentor of mmseg.
+        size: Height and width of the image in pixels.
+        columns: Columns of the score map.
 
     Returns:
-        The first and the last column of such pixels.
+        The first and the last column with such pixels.
     """
     image = torch.randn(1, 3, *size, dtype=torch.float64, requires_grad=True)
     scores = model.double().eval().encode_decode(image, [dict(img_shape=size)])
@@ -270,15 +279,17 @@ def reach(model: nn.Module, size: tuple[int, int], columns: slice) -> tuple[int,
 
 
 def time_steps(trials: Sequence[Trial], rounds: int) -> list[dict]:
-    """Times training steps in one process; attentions take turns, against drifts.
+    """Time training steps in one process.
+
+    The networks take turns, so that a drift of the machine's speed affects all alike.
 
     Args:
-        trials: Networks; their first weights are trained on random pixels.
-        rounds: How often each has its turn.
+        trials: Networks; they are trained from initial weights on random pixels.
+        rounds: Number of turns of each network.
 
     Returns:
-        For each trial 'task', 'attention', and of all its steps the median, the
-        fastest and the slowest, in seconds.
+        For each trial 'task', 'attention', and 'seconds', 'seconds_min' and
+        'seconds_max': the median, the fastest and the slowest of all its steps.
     """
     steps = [_make_step(trial) for trial in trials]
     times: list[list[float]] = [[] for _ in trials]
@@ -298,7 +309,7 @@ def time_steps(trials: Sequence[Trial], rounds: int) -> list[dict]:
 
 
 def _make_step(trial: Trial) -> Callable[[], object]:
-    """A step as a runner does it: forward, backward, clipping and update."""
+    """Return a function that trains one step: forward, backward, clip, update."""
     from mmengine.optim import build_optim_wrapper
 
     cfg = make_config(trial, "", "")
