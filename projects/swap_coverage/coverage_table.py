@@ -1,18 +1,18 @@
-"""The results of a sweep over the hosts' configs, as Markdown."""
+"""Markdown tables of a sweep over the hosts' configs."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from .coverage import HOSTS, Result, family_of
+from sweep import HOSTS, Result, family_of
 
 OUTCOMES = ("runs", "refused", "broken", "unavailable", "no model")
 
 
 def coverage_table(results: Iterable[Result]) -> str:
-    """Sets results in a table a host with a row a family, and lists causes.
+    """Format one table a host, with one row a family, and list the causes.
 
     Args:
-        results: One for each config.
+        results: Results, one for each config.
     """
     results = list(results)
     lines = [_summary(results), ""]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tries the swap on every config that mmdet and mmseg ship, and writes a table."""
+"""Try the swap on every config that mmdet and mmseg ship, and write a table."""
 
 import argparse
 import multiprocessing
@@ -7,7 +7,9 @@ import os
 import time
 from multiprocessing.connection import wait
 
-from ravlt.analysis.coverage import (
+from coverage_table import coverage_table
+from ravlt.engine.cli import run_cli
+from sweep import (
     Result,
     cover,
     family_of,
@@ -15,10 +17,9 @@ from ravlt.analysis.coverage import (
     read_results,
     write_result,
 )
-from ravlt.analysis.coverage_table import coverage_table
-from ravlt.engine.cli import run_cli
 
-_PRELOAD = ["mmdet.apis", "mmseg.apis", "mmcv.ops", "ravlt.analysis.coverage"]
+# Only installed modules: the forkserver imports them without the path of this script.
+_PRELOAD = ["mmdet.apis", "mmseg.apis", "mmcv.ops", "ravlt.analysis.trial"]
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,26 +27,33 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out",
         default="work_dirs/swap_coverage",
-        help="folder; a sweep that was cut off goes on there",
+        help="folder of the results; an interrupted sweep continues there",
     )
-    parser.add_argument("--only", default="", help="configs that have this in the name")
     parser.add_argument(
-        "--each-family", action="store_true", help="only the first config of each"
+        "--only", default="", help="only configs whose name contains this"
+    )
+    parser.add_argument(
+        "--each-family",
+        action="store_true",
+        help="only the first config of each family",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds for a config; then broken"
+        "--timeout",
+        type=float,
+        default=600,
+        help="seconds after which a config is broken",
     )
     return parser.parse_args()
 
 
 def cover_one(name: str, path: str) -> None:
-    """Writes the line of a config; in a process of its own."""
+    """Try a config in a process of its own, and write its result."""
     import torch
 
     torch.set_num_threads(1)
     log = os.open(f"{path}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for stream in (1, 2):  # the hosts are talkative
+    for stream in (1, 2):  # the hosts print much
         os.dup2(log, stream)
     write_result(path, cover(name, read_results(path)))
 

@@ -1,4 +1,4 @@
-"""Which of the hosts' own configs RAVLT can be swapped into: tried, one by one."""
+"""Swap RAVLT into each config that the hosts ship, and try the model."""
 
 import hashlib
 import importlib
@@ -10,29 +10,28 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ravlt.analysis.trial import try_model
 from ravlt.errors import RAVLTError
 from ravlt.swap import swap_backbone
 
-from .trial import try_model
-
 HOSTS = ("mmdet", "mmseg")
-# Narrow, but of widths that group norms in necks divide, as they do the real sizes'.
+# Narrow, but divisible into the groups of group norms in necks, like the real sizes.
 _ARCH = dict(embed_dims=(64, 128, 192, 256), depths=(1,) * 4, num_heads=(1, 2, 3, 4))
-# Small images first: most models take them, and the others are tried with larger ones.
+# Most models accept small images; the others are tried with larger ones.
 _SIDES = (128, 256, 512)
 
 
 @dataclass
 class Result:
-    """What came of one config.
+    """Outcome of one config.
 
     Args:
-        config: ``mmdet::...`` or ``mmseg::...``.
+        config: Name, ``mmdet::...`` or ``mmseg::...``.
         outcome: 'runs'; 'refused' by the swap; 'broken': the original runs here, the
-            swapped one does not; 'unavailable': the original does not run here; or
+            swapped config does not; 'unavailable': the original does not run here; or
             'no model': the file is a part of other configs.
-        detail: Why, or what is noteworthy.
-        model: Tells models apart that were tried.
+        detail: The reason, or a remark.
+        model: Hash of the model that was tried.
     """
 
     config: str
@@ -42,17 +41,17 @@ class Result:
 
 
 def family_of(config: str) -> str:
-    """Host and folder of a config: ``mmdet::retinanet``."""
+    """Return host and folder of a config, for example ``mmdet::retinanet``."""
     return config.partition("/")[0]
 
 
 def host_root(host: str) -> Path:
-    """The folder of a host's package that holds ``configs``."""
+    """Return the folder of a host's package that holds ``configs``."""
     return Path(importlib.import_module(host).__file__).parent / ".mim"
 
 
 def list_configs() -> list[str]:
-    """Names every config that the hosts ship, bases apart."""
+    """List the names of all configs that the hosts ship, except bases."""
     return [
         f"{host}::{path.relative_to(root).as_posix()}"
         for host in HOSTS
@@ -63,14 +62,14 @@ def list_configs() -> list[str]:
 
 
 def cover(name: str, earlier: Iterable[Result] = ()) -> Result:
-    """Swaps RAVLT into a config and tries the model.
+    """Swap RAVLT into a config and try the model.
 
     Args:
-        name: As :func:`list_configs` gives it.
-        earlier: What came of other configs: those that differ in their backbone only
+        name: One of :func:`list_configs`.
+        earlier: Results of other configs. Configs that differ only in their backbone
             become the same model, which is tried once.
     """
-    # Some configs name files beside their host's configs folder.
+    # Some configs name files relative to the folder that holds ``configs``.
     os.chdir(host_root(name.partition("::")[0]))
     try:
         cfg = _read(name)
@@ -95,7 +94,7 @@ def cover(name: str, earlier: Iterable[Result] = ()) -> Result:
 
 
 def read_results(path: str) -> list[Result]:
-    """Reads what :func:`write_result` has written so far."""
+    """Read the results that :func:`write_result` has written so far."""
     if not os.path.exists(path):
         return []
     lines = Path(path).read_text().splitlines()
@@ -103,7 +102,7 @@ def read_results(path: str) -> list[Result]:
 
 
 def write_result(path: str, result: Result) -> None:
-    """Adds a line to a file of results."""
+    """Append a result to a file, as one line of JSON."""
     with open(path, "a") as file:
         file.write(json.dumps(asdict(result)) + "\n")
 
@@ -124,7 +123,7 @@ def _try(name: str, swapped: Config) -> Result:
 
 
 def _blame(name: str, error: Exception) -> Result:
-    """Tells a broken swap from a config that does not run here as it is."""
+    """Distinguish a broken swap from a config whose original does not run here."""
     try:
         try_model(_read(name), _SIDES)
     except Exception as original:
@@ -133,7 +132,7 @@ def _blame(name: str, error: Exception) -> Result:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, without what is of this machine only."""
+    """Return the first line of an error, without the paths of this machine."""
     line = " ".join(str(error).strip().split("\n")[0].split())
     for host in HOSTS:
         line = line.replace(f"{host_root(host).parent.parent}{os.sep}", "")
