@@ -7,9 +7,11 @@ is a fork of it.
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -168,6 +170,22 @@ def _be_tool(path, args, cwd, files, prepare) -> None:
     if prepare is not None:
         prepare()
     runpy.run_path(path, run_name="__main__")
+
+
+def run_readme_example(folder: Path) -> tuple[str, str]:
+    """Run the Python block of a folder's README in that folder.
+
+    Returns:
+        What it prints, and what the page's text block says that it prints.
+    """
+    page = (folder / "README.md").read_text()
+    code, expected = re.search(
+        r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL
+    ).groups()
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=folder, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, expected
 
 
 def copy_tree(target: Path) -> Path:

@@ -80,21 +80,7 @@ PAPERS = {
             "too few channels move",
             "NEIGHBOURS, share=16",
             "NEIGHBOURS, share=32",
-            "test_video.py::test_spatial_shift_copies_neighbours",
-        ),
-        (
-            "frames come from the other side",
-            "FRAMES = ((1,), (-1,))",
-            "FRAMES = ((-1,), (1,))",
-            "test_video.py::test_temporal_shift_copies_frames",
-        ),
-    ],
-    "models/attention/video.py": [
-        (
-            "values do not move in space",
-            "spatial_shift(k, hw), spatial_shift(v, hw)",
-            "spatial_shift(k, hw), v",
-            "test_video.py::test_values_and_gradients_equal_a_loop",
+            "test_shift.py::test_spatial_shift_copies_neighbours",
         ),
     ],
     "models/attention/cores/hedgehog.py": [

@@ -9,6 +9,7 @@ from attention_faults import ATTENTION
 from mutants import Nursery, read_table
 from network_faults import NETWORK
 from paper_faults import PAPERS
+from project_faults import PROJECTS
 from running import ROOT, copy_tree
 from swap_faults import SWAP
 
@@ -16,7 +17,7 @@ FAULTS = [
     fault
     for table in (ATTENTION, PAPERS, NETWORK, SWAP)
     for fault in read_table("ravlt", table)
-]
+] + read_table("projects", PROJECTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)

@@ -3,29 +3,30 @@
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
-
-from ..layers import PointwiseConv
-from .cores.fixation import FixationCore
-from .heads import join_heads, split_heads
-from .shift import spatial_shift, temporal_shift
+from ravlt.models.attention.cores.fixation import FixationCore
+from ravlt.models.attention.heads import join_heads, split_heads
+from ravlt.models.attention.shift import shift_channels, spatial_shift
+from ravlt.models.layers import PointwiseConv
 
 AXES = ("time", "space")
+# Offsets of the frames that the groups of channels come from, in the released order.
+FRAMES = ((1,), (-1,))
 
 
 class ClipAttention(nn.Module):
-    """proj(core(q, k, v)) with q, k, v = qkv(x), over one axis of a clip.
+    """Feature fixation over one axis of a clip: proj(core(q, k, v)), q, k, v = qkv(x).
 
-    Over 'time' each place attends to itself in all T frames; over 'space' each frame
-    to its H x W tokens. A video transformer has one after the other. Keys and values
-    first take channels from neighbours along the other axis, which the attention does
-    not see, as released: over time from places around, over space from the frames
-    before and after.
+    With axis 'time' each position attends to itself in all T frames. With axis 'space'
+    the H x W tokens of each frame attend to each other. A video transformer uses one
+    after the other. As in the released code, keys and values first take channels from
+    neighbours along the axis that is not attended: with 'time' from the eight
+    neighbours in the frame, with 'space' from the next and the previous frame.
 
     Args:
-        dim: Channels, C.
+        dim: Number of channels, C.
         num_heads: Number of heads.
         axis: 'time' or 'space'.
-        shift: Whether channels move between neighbours.
+        shift: True to take channels from neighbours.
 
     Raises:
         RAVLTError: If the axis is unknown.
@@ -43,10 +44,10 @@ class ClipAttention(nn.Module):
         self.proj = PointwiseConv(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes the tokens of clips.
+        """Mix the tokens of clips.
 
         Args:
-            x: Tokens of shape (B, T, H, W, C), normalised.
+            x: Normalised tokens of shape (B, T, H, W, C).
 
         Returns:
             A tensor of the same shape.
@@ -66,10 +67,28 @@ class ClipAttention(nn.Module):
         return self.proj(join_heads(y, hw)).unflatten(0, (-1, frames))
 
 
+def temporal_shift(x: Tensor) -> Tensor:
+    """Take one eighth of the channels from the next frame, and one from the previous.
+
+    Args:
+        x: Keys or values of one position in T frames, of shape (B, heads, T, d).
+
+    Returns:
+        A tensor of the same shape, with zeros from beyond the first and last frame.
+    """
+    return shift_channels(x, x.shape[2:3], FRAMES, share=8)
+
+
 def _exchange(x: Tensor, count: int) -> Tensor:
-    """(B count, heads, N, d) -> (B N, heads, count, d): frames by places, or back."""
+    """Exchange frames and positions: (B n, heads, N, d) -> (B N, heads, n, d).
+
+    Args:
+        x: Tensor of shape (B n, heads, N, d).
+        count: Number of frames, or of positions, in the batch axis, n.
+    """
     return x.unflatten(0, (-1, count)).transpose(1, 3).flatten(0, 1)
 
 
 def _shifted_in_time(x: Tensor, frames: int) -> Tensor:
+    """Apply :func:`temporal_shift` to frames in the batch axis, (B T, heads, N, d)."""
     return _exchange(temporal_shift(_exchange(x, frames)), x.shape[2])

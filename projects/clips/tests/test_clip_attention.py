@@ -1,17 +1,16 @@
-"""Channels of neighbours in space and time, and attention over either, by loops."""
+"""Shift in time, and attention over either axis of a clip, against explicit loops."""
 
 import pytest
 import torch
-from core_cases import GRIDS, HEAD_DIM, HEADS, build_shaken, draw
+from core_cases import HEAD_DIM, HEADS, draw
 from core_twins import TWINS, copied_in_space
+from running import ROOT, run_readme_example
 from torch import Tensor
 
+from clip_attention import ClipAttention, temporal_shift
 from ravlt.errors import RAVLTError
-from ravlt.models.attention.shift import spatial_shift, temporal_shift
-from ravlt.models.attention.video import ClipAttention
 
 C = HEADS * HEAD_DIM
-grids = pytest.mark.parametrize("hw", GRIDS, ids=lambda hw: f"{hw[0]}x{hw[1]}")
 
 
 def copied_in_time(x: Tensor) -> Tensor:
@@ -26,24 +25,6 @@ def copied_in_time(x: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("heads", [1, 2, 8])
-@grids
-def test_spatial_shift_copies_neighbours(hw, heads):
-    x = draw(hw, heads, 32 // heads)[0]
-    torch.testing.assert_close(
-        spatial_shift(x, hw), copied_in_space(x, hw), rtol=0, atol=0
-    )
-
-
-def test_half_of_the_channels_stay_and_no_value_is_made_up():
-    x = draw((3, 4), 4, 8)[0].detach()
-    y = spatial_shift(x, (3, 4))
-    assert torch.equal(y[:, 2:], x[:, 2:])
-    assert not (y[:, :2] == x[:, :2]).any()
-    inner = y[:, :2].unflatten(2, (3, 4))[:, :, 1, 1:3]
-    assert torch.isin(inner, x[:, :2]).all()
-
-
 @pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_temporal_shift_copies_frames(frames, heads):
@@ -52,33 +33,8 @@ def test_temporal_shift_copies_frames(frames, heads):
 
 
 def test_too_few_channels_to_move():
-    x = draw((3, 4), 1, 4)[0]
-    assert torch.equal(spatial_shift(x, (3, 4)), x)
+    x = draw((1, 3), 1, 4)[0]
     assert torch.equal(temporal_shift(x), x)
-
-
-@grids
-def test_the_core_on_shifted_keys_and_values(hw):
-    core, plain = build_shaken("fixation", shift=True), build_shaken("fixation")
-    plain.load_state_dict(core.state_dict())
-    inputs = draw(hw)
-    q, k, v = inputs
-    moved = (q, copied_in_space(k, hw), copied_in_space(v, hw), hw)
-    dense = TWINS["fixation"](core, *moved)
-    close = dict(rtol=0, atol=1e-10)
-    torch.testing.assert_close(core.dense(q, k, v, hw), dense, **close)
-    torch.testing.assert_close(core.values(v, hw), moved[2], **close)
-    got, expected = core(q, k, v, hw), dense @ moved[2]
-    torch.testing.assert_close(got, expected, **close)
-    torch.testing.assert_close(
-        core.kv_buffer(q, k, v, hw), plain.kv_buffer(*moved), **close
-    )
-    weights = torch.randn_like(got)
-    inputs += core.parameters()
-    grads = torch.autograd.grad((got * weights).sum(), inputs)
-    expected_grads = torch.autograd.grad((expected * weights).sum(), inputs)
-    for one, other in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(one, other, **close)
 
 
 # --------------------------------------------------------------------------- clips
@@ -104,14 +60,14 @@ def heads(x: Tensor) -> Tensor:
 
 
 def attended(layer: ClipAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Of (B, N, C)."""
+    """Mix tokens of shape (B, N, C) by the explicit matrix."""
     q, k, v = heads(q), heads(k), heads(v)
     y = TWINS["fixation"](layer.core, q, k, v, None) @ v
     return torch.cat(y.unbind(1), -1)
 
 
 def over_time(layer: ClipAttention, x: Tensor) -> Tensor:
-    """Place by place."""
+    """Attend over time, position by position."""
     _, frames, height, width, _ = x.shape
     q, k, v = linear(layer.qkv, x).split(C, -1)
     if layer.shift:
@@ -144,7 +100,7 @@ def over_time(layer: ClipAttention, x: Tensor) -> Tensor:
 
 
 def over_space(layer: ClipAttention, x: Tensor) -> Tensor:
-    """Frame by frame."""
+    """Attend over space, frame by frame."""
     _, frames, height, width, _ = x.shape
     q, k, v = linear(layer.qkv, x).flatten(2, 3).split(C, -1)
     if layer.shift:
@@ -182,7 +138,7 @@ def test_values_and_gradients_equal_a_loop(axis, loop, clip, shift):
 
 @pytest.mark.parametrize("axis", ["time", "space"])
 def test_only_shifts_reach_along_the_other_axis(axis):
-    """A token reaches its own place, and nine with shifts; its frame, and three."""
+    """A token reaches one position, nine with shifts; one frame, three with shifts."""
     x = torch.randn(1, 5, 5, 5, C, dtype=torch.float64)
     changed = x.clone()
     changed[:, 2, 2, 2] += torch.randn(C)
@@ -190,9 +146,9 @@ def test_only_shifts_reach_along_the_other_axis(axis):
         layer = build(axis, shift)
         reached = (layer(changed) - layer(x)).abs().sum(-1)[0] > 1e-12
         if axis == "time":
-            places = reached.any(0)
-            assert torch.equal(reached, places.expand(5, 5, 5))
-            assert places.sum() == (9 if shift else 1)
+            positions = reached.any(0)
+            assert torch.equal(reached, positions.expand(5, 5, 5))
+            assert positions.sum() == (9 if shift else 1)
         else:
             assert reached.any(2).any(1).tolist() == [0, shift, 1, shift, 0]
 
@@ -206,3 +162,8 @@ def test_parameters():
 def test_unknown_axis():
     with pytest.raises(RAVLTError, match="axis='depth' is unknown; use one of"):
         ClipAttention(16, 2, "depth")
+
+
+def test_the_example_of_the_readme():
+    printed, expected = run_readme_example(ROOT / "projects/clips")
+    assert printed == expected
