@@ -92,14 +92,6 @@ PAPERS = {
             TWIN,
         ),
     ],
-    "models/attention/distillation.py": [
-        (
-            "the target without the scale",
-            "(q * q.shape[-1] ** -0.5 @ k",
-            "(q @ k",
-            "test_distillation.py::test_loss_and_gradients_by_the_formula",
-        ),
-    ],
     "models/attention/cores/gla.py": [
         (
             "states decay from the wrong end",

@@ -15,4 +15,12 @@ PROJECTS = {
             "test_clip_attention.py::test_values_and_gradients_equal_a_loop",
         ),
     ],
+    "hedgehog_distillation/distillation.py": [
+        (
+            "the target without the scale",
+            "(q * q.shape[-1] ** -0.5 @ k",
+            "(q @ k",
+            "test_distillation.py::test_loss_and_gradients_by_the_formula",
+        ),
+    ],
 }

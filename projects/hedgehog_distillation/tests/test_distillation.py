@@ -1,14 +1,16 @@
-"""Hedgehog's distillation: the loss by its formula, and that it teaches."""
+"""The distillation loss equals its formula, and training lowers it."""
 
 import math
+import re
 
 import pytest
 import torch
 from core_cases import HEAD_DIM, HEADS, build_shaken, draw
 from core_twins import dense_hedgehog
+from running import ROOT, Run, run_readme_example
 
-from ravlt.models.attention import CORES
-from ravlt.models.attention.distillation import distillation_loss
+from distill import compare, rank_correlation, run_experiment
+from distillation import distillation_loss
 from ravlt.models.attention.hedgehog import NORMALISATIONS, HedgehogCore
 
 
@@ -37,7 +39,7 @@ def test_loss_and_gradients_by_the_formula():
     ):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
     loss.backward()
-    assert q.grad is None and k.grad is None  # of the network that is converted
+    assert q.grad is None and k.grad is None  # the converted network gets none
 
 
 def test_no_loss_is_below_the_entropy_of_softmax():
@@ -62,36 +64,42 @@ def test_finite_whatever_the_size_of_inputs(dtype, scale):
     assert all(p.grad.isfinite().all() for p in core.parameters())
 
 
-def ranks(x: torch.Tensor) -> torch.Tensor:
-    return x.argsort(-1).argsort(-1).double()
-
-
-def correlation(weights: torch.Tensor, scores: torch.Tensor) -> float:
-    """Spearman's, of each row; the mean."""
-    pairs = torch.stack(
-        (ranks(weights).flatten(0, -2), ranks(scores).flatten(0, -2)), 1
-    )
-    return torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs]).mean().item()
-
-
 def test_distillation_teaches_the_weights_of_softmax():
-    """A few hundred steps on one layer of 196 tokens, one head of 64 channels."""
-    generator = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 1, 1, 196, 64, generator=generator)
-    core = CORES["hedgehog"](64, 1)
-    p = softmax_weights(q, k)
-
-    def measure() -> tuple[float, float]:
-        weights = core.dense(q, k, k, (14, 14)).detach()
-        divergence = (p * (p / weights).log()).sum(-1).mean().item()
-        return divergence, correlation(weights, q @ k.mT)
-
-    before = measure()
-    optimizer = torch.optim.Adam(core.parameters(), 1e-2)
-    for _ in range(300):
-        optimizer.zero_grad()
-        distillation_loss(core, q, k, (14, 14)).backward()
-        optimizer.step()
-    after = measure()
+    before, after = run_experiment(steps=300)
     assert after[0] < before[0] / 3
     assert after[1] > before[1] + 0.05
+
+
+def test_divergence_is_its_formula():
+    core = build_shaken("hedgehog")
+    q, k, _ = (t.detach() for t in draw((4, 5)))
+    p, weights = softmax_weights(q, k), dense_hedgehog(core, q, k, None, (4, 5))
+    expected = (p * p.log() - p * weights.log()).sum(-1).mean().item()
+    assert compare(core, q, k, (4, 5))[0] == pytest.approx(expected, abs=1e-10)
+
+
+def test_rank_correlation_is_of_order_alone():
+    x = torch.tensor([[0.1, 3.0, 2.0], [5.0, 4.0, 6.0]])
+    assert rank_correlation(x, x.exp()) == pytest.approx(1)
+    assert rank_correlation(x, -x) == pytest.approx(-1)
+    y = torch.tensor([[0.0, 1.0, 2.0], [5.0, 4.0, 6.0]])
+    assert rank_correlation(x, y) == pytest.approx((0.5 + 1) / 2)
+
+
+def test_tool(tmp_path):
+    tool = ROOT / "projects/hedgehog_distillation/distill.py"
+    lines = Run(tool, ["--steps", 2], tmp_path).succeeded().out.splitlines()
+    expected = run_experiment(steps=2)
+    found = [tuple(map(float, re.findall(r"-?\d\.\d\d", line))) for line in lines]
+    assert found == [tuple(round(x, 2) for x in row) for row in expected]
+    assert lines[1].startswith("after 2 steps: ")
+
+
+def test_the_example_of_the_readme():
+    printed, expected = run_readme_example(ROOT / "projects/hedgehog_distillation")
+    losses, shown = (
+        [float(number) for number in re.findall(r"\d+\.\d+", text)]
+        for text in (printed, expected)
+    )
+    assert losses[1] < losses[0]
+    assert losses == pytest.approx(shown, abs=0.02)
