@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
-from ravlt.models.attention.cores.fixation import FixationCore
-from ravlt.models.attention.heads import join_heads, split_heads
+from ravlt.models.attention import join_heads, split_heads
+from ravlt.models.attention.fixation import FixationCore
 from ravlt.models.attention.shift import shift_channels, spatial_shift
 from ravlt.models.layers import PointwiseConv
 

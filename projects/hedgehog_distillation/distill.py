@@ -12,7 +12,7 @@ from torch import Tensor
 from distillation import distillation_loss
 from ravlt.engine.cli import run_cli
 from ravlt.models.attention import CORES
-from ravlt.models.attention.cores.hedgehog import HedgehogCore
+from ravlt.models.attention.hedgehog import HedgehogCore
 
 _HW = (14, 14)
 _HEAD_DIM = 64

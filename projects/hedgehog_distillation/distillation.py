@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ravlt.models.attention.cores.hedgehog import HedgehogCore
-from ravlt.models.precision import at_least_float32, autocast_off
+from ravlt.models.attention.hedgehog import HedgehogCore
+from ravlt.ops.precision import at_least_float32, autocast_off
 
 
 def distillation_loss(

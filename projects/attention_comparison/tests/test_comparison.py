@@ -22,7 +22,8 @@ from comparison import (
 from comparison_report import summarise
 from cue import CUE_COLUMNS, OBJECT_COLUMNS, SIZE, write_cue
 from ravlt.analysis.samples import make_batch
-from ravlt.models.attention import CORES, Attention
+from ravlt.models import GatedAttention
+from ravlt.models.attention import CORES
 
 TOOL = ROOT / "projects/attention_comparison/compare_attentions.py"
 
@@ -70,7 +71,7 @@ def test_the_cue_is_seen_by_attention_alone(name):
 def test_no_convolution_reaches_as_far():
     model = build_segmentor(trial("cue", "linear"))
     for layer in model.modules():
-        if isinstance(layer, Attention):
+        if isinstance(layer, GatedAttention):
             layer.core.forward = lambda q, k, v, hw: v
     first, _ = reach(model, SIZE, slice(*OBJECT_COLUMNS))
     assert OBJECT_COLUMNS[0] - first < 64 < OBJECT_COLUMNS[0] - CUE_COLUMNS[1]
@@ -80,7 +81,7 @@ def test_ranks_are_of_whole_layers():
     model = build_segmentor(trial("cue", "linear")).eval()
     seen = []
     for layer in model.modules():
-        if isinstance(layer, Attention):
+        if isinstance(layer, GatedAttention):
             layer.core.register_forward_hook(lambda _, x, y: seen.append(y))
     data = make_batch(model, 2, SIZE, train=False)
     ranks = list(measure_ranks(model, data).values())
