@@ -175,7 +175,7 @@ def gated_attention_tiles(
     if type(core) in (LinearCore, RALACore):
         y = rala_(q, k, v, hw, list(row_tiles(*hw, side)), core.rope, core.reweight)
     else:
-        y = core(q, k, v, hw, grids.get("x"))
+        y = core(q, k, v, hw, *((grids["x"],) if core.needs_input else ()))
     y, v, gate = join_heads(y, hw), grids["v"], grids["gate"]
     for tile, outer, inner in grid_tiles(*hw, side, halo=2):
         local = attn.lepe(v[outer])[inner]

@@ -140,19 +140,17 @@ class GatedAttention(nn.Module):
         self.lepe = DepthwiseConv(dim, 5)
         self.proj = PointwiseConv(dim, dim)
         self.core = build_core(core, dim, num_heads, norm_cfg)
+        self.needs_input = self.core.needs_input
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix normalized tokens (B, H, W, C)."""
         hw = (x.shape[1], x.shape[2])
         q, k, v, gate = self.qkvo(x).chunk(4, dim=-1)
-        y = self.core(
-            split_heads(q, self.num_heads),
-            split_heads(k, self.num_heads),
-            split_heads(v, self.num_heads),
-            hw,
-            x,
-        )
-        return self.proj((join_heads(y, hw) + self.lepe(v)) * gate)
+        local = self.lepe(v)
+        q, k = split_heads(q, self.num_heads), split_heads(k, self.num_heads)
+        v = split_heads(v, self.num_heads)
+        y = self.core(q, k, v, hw, x) if self.needs_input else self.core(q, k, v, hw)
+        return self.proj((join_heads(y, hw) + local) * gate)
 
 
 def build_attention(
