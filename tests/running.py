@@ -156,7 +156,20 @@ class Run:
         return lines[-1]
 
 
+def restore_default_signals() -> None:
+    """Restore the actions of SIGINT, SIGTERM and SIGHUP that a terminal would give.
+
+    A shell script's background jobs inherit SIGINT as ignored, and ``nohup`` ignores
+    SIGHUP. To be called in the child process, before exec if it runs another program.
+    """
+    # Python installs this handler at start, but only where SIGINT is not ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _be_tool(path, args, cwd, files, prepare) -> None:
+    restore_default_signals()
     for number, name in enumerate(files, 1):
         handle = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, number)

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from running import ENV, ROOT, SEG, as_line, small
+from running import ENV, ROOT, SEG, as_line, restore_default_signals, small
 
 from ravlt.engine.shards import consolidate
 from ravlt.weights.checkpoint import read_checkpoint
@@ -94,7 +94,12 @@ def launch(
     env = ENV | {"PYTHON": sys.executable, "PYTHONPATH": f"{HERE}:{HERE.parent}"} | env
     with (cwd / "log").open("a") as log:
         return subprocess.Popen(
-            list(map(str, line)), cwd=cwd, env=env, stdout=log, stderr=log
+            list(map(str, line)),
+            cwd=cwd,
+            env=env,
+            stdout=log,
+            stderr=log,
+            preexec_fn=restore_default_signals,
         )
 
 
