@@ -6,8 +6,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running import DET, ENV, ROOT, SEG, Trained, as_line, copy_tree, small, train
 
+from helpers.tool_runs import (
+    DET,
+    ENV,
+    ROOT,
+    SEG,
+    Trained,
+    as_line,
+    copy_tree,
+    small,
+    train,
+)
 from ravlt.datasets.shapes import write_shapes
 
 

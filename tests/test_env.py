@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import ENV, ROOT, SEG
 
+from helpers.tool_runs import ENV, ROOT, SEG
 from ravlt import env
 
 SOUND = {

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import yaml
-from running import ENV, ROOT
 
 import ravlt
+from helpers.tool_runs import ENV, ROOT
 
 # All that a config can name, by the registry of mmengine's root that knows it.
 REGISTERED = {

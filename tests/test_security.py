@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import Call
 from packaging.requirements import Requirement
-from running import DET, ENV, ROOT, Run
+
+from helpers.hostile_checkpoints import Call
+from helpers.tool_runs import DET, ENV, ROOT, Run
 
 SOURCES = sorted([*ROOT.glob("ravlt/**/*.py"), *ROOT.glob("tools/**/*.py")])
 SOURCES += sorted(ROOT.glob("projects/*/*.py"))

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from running import restore_default_signals
+
+from helpers.tool_runs import restore_default_signals
 
 REPORT = """
 import signal

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from running import DET, SEG, train
-from watching import Watch, descendants
 
+from helpers.process_watch import Watch, descendants
+from helpers.tool_runs import DET, SEG, train
 from ravlt.models.attention.rope import rotary_table
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", 120))

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from running import (
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from helpers.tool_runs import (
     Run,
     as_line,
     is_finite,
     read_scalars,
     train,
 )
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from ravlt.weights.checkpoint import read_checkpoint
 
 

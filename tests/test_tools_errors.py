@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import Call
-from running import DET, SEG, Run, is_finite, train
+
+from helpers.hostile_checkpoints import Call
+from helpers.tool_runs import DET, SEG, Run, is_finite, train
 
 
 @pytest.mark.parametrize(

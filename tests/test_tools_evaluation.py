@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import decode
-from running import (
+
+from helpers.tool_runs import (
     DET,
     ENV,
     ROOT,

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from running import DET, ENV, ROOT
 from torch import nn
 
+from helpers.tool_runs import DET, ENV, ROOT
 from ravlt.analysis.macs import count_macs
 from ravlt.analysis.parts import timed_children
 from ravlt.analysis.report import growth, markdown_table

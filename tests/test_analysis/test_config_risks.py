@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.registry import Registry
-from running import ROOT, Run
 
+from helpers.tool_runs import ROOT, Run
 from ravlt.analysis.config_risks import find_risks
 from ravlt.errors import RAVLTError
 

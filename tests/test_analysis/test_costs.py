@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from running import ENV, ROOT
 from torch import nn
 
+from helpers.tool_runs import ENV, ROOT
 from ravlt.analysis.costs import Cost, costs_of, count_costs
 from ravlt.analysis.zoo import Row, zoo_rows, zoo_table
 

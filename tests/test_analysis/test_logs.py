@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import ENV, ROOT
 
+from helpers.tool_runs import ENV, ROOT
 from ravlt.analysis.logs import draw_logs, read_logs
 from ravlt.errors import RAVLTError
 

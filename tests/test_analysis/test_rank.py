@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from rank_cases import draw, spectra
 from torch import Tensor
 
+from helpers.spectra import draw, spectra
 from ravlt.analysis.rank import (
     Call,
     Matrix,

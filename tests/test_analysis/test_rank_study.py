@@ -10,10 +10,10 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from PIL import Image
-from rank_cases import draw, spectra
-from running import ROOT, SEG, Run
 from torch import nn
 
+from helpers.spectra import draw, spectra
+from helpers.tool_runs import ROOT, SEG, Run
 from ravlt.analysis.logs import read_logs
 from ravlt.analysis.rank_study import find_images, load_subject, study
 from ravlt.errors import RAVLTError

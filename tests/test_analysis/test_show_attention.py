@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import SEG, Run
 
+from helpers.tool_runs import SEG, Run
 from ravlt.analysis.attention_figure import POSITIVE, SIGNED, draw_rows
 from ravlt.analysis.attention_map import Seen, by_heads, describe, look, put_core
 from ravlt.analysis.rank_study import load_subject

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from config_cases import NAME, PATHS, Case, load, name_of
 from mmengine.registry import DefaultScope
+
+from helpers.paper_configs import NAME, PATHS, Case, load, name_of
 
 
 @pytest.fixture(scope="module", params=PATHS, ids=name_of)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from config_cases import flat_tensors, load, make_inputs, paths_of, shrunken
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from released_layout import SIZES, backbone, released_shapes
-from running import ENV, ROOT, Run
 from torch import nn
 
+from helpers.paper_configs import flat_tensors, load, make_inputs, paths_of, shrunken
+from helpers.tool_runs import ENV, ROOT, Run
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS
 from ravlt.weights.checkpoint import read_checkpoint

@@ -6,8 +6,9 @@ from urllib.parse import urlparse
 
 import pytest
 import yaml
-from config_cases import PATHS
-from running import ROOT
+
+from helpers.paper_configs import PATHS
+from helpers.tool_runs import ROOT
 
 METAFILES = sorted(ROOT.glob("configs/*/metafile.yml"))
 QUICKSTART = sorted(ROOT.glob("configs/quickstart/*.py"))

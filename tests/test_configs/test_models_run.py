@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from config_cases import (
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from helpers.paper_configs import (
     Case,
     flat_tensors,
     make_inputs,
@@ -15,10 +19,6 @@ from config_cases import (
     paths_of,
     shrunken,
 )
-from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
-from torch import Tensor
-
 from ravlt.models.archs import ARCHS
 
 

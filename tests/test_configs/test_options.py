@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_cases import PATHS
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from running import ROOT
 from torch import nn
 
+from helpers.paper_configs import PATHS
+from helpers.tool_runs import ROOT
 from ravlt.errors import RAVLTError
 
 OPTIONS = ROOT / "configs/_base_/options"

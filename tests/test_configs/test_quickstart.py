@@ -7,10 +7,11 @@ import runpy
 import pytest
 import torch
 import yaml
-from config_cases import load, name_of
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from running import ROOT
+
+from helpers.paper_configs import load, name_of
+from helpers.tool_runs import ROOT
 
 FOLDER = ROOT / "configs/quickstart"
 PATHS = sorted(FOLDER.glob("*.py"))

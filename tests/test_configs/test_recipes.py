@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from config_cases import PATHS, name_of, paths_of
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from helpers.paper_configs import PATHS, name_of, paths_of
 from ravlt.models.archs import ARCHS
 
 TYPES = {

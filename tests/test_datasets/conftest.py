@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from shapes_set import SEED, SIZE, TRAIN, VAL
 
+from helpers.shapes_dataset import SEED, SIZE, TRAIN, VAL
 from ravlt.datasets.shapes import write_shapes
 
 

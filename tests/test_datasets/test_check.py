@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import bomb, encode, exif
 from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
-from running import DET, SEG, Run, train
 
+from helpers.image_faults import bomb, encode, exif
+from helpers.tool_runs import DET, SEG, Run, train
 from ravlt.datasets import image_file
 from ravlt.datasets.check_coco import Use, check_coco, read_coco
 from ravlt.datasets.check_masks import run_lengths

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_faults import COCO_FAULTS
-from faults import IMAGE_FAULTS, LABEL_FAULTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -23,6 +22,7 @@ from mmengine.registry import DATASETS
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
+from helpers.image_faults import IMAGE_FAULTS, LABEL_FAULTS
 from ravlt.datasets.problems import ERROR, KINDS
 from ravlt.datasets.shapes import CLASSES, SEG_CLASSES, write_shapes
 from ravlt.engine.data import check_all_data, check_data, verify_images

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from shapes_set import SEED, SIZE, TRAIN, VAL, annotations, labels
 
+from helpers.shapes_dataset import SEED, SIZE, TRAIN, VAL, annotations, labels
 from ravlt.datasets.shapes import (
     CLASSES,
     PALETTE,

@@ -10,8 +10,8 @@ from mmdet.evaluation import CocoMetric
 from mmdet.utils import register_all_modules
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations as LoadLabels
-from shapes_set import SIZE, TRAIN, annotations, labels
 
+from helpers.shapes_dataset import SIZE, TRAIN, annotations, labels
 from ravlt.datasets.shapes import CLASSES, PALETTE, SEG_CLASSES
 
 

@@ -2,8 +2,8 @@ import argparse
 
 import pytest
 from mmengine.config import Config
-from running import SEG
 
+from helpers.tool_runs import SEG
 from ravlt.engine import cli
 from ravlt.errors import RAVLTError
 

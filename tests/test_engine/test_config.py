@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import EpochBasedTrainLoop
-from running import DET, SEG
 
+from helpers.tool_runs import DET, SEG
 from ravlt.engine.config import (
     add_curves,
     add_safety,

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import STILL, free_port, launch, read_weights, succeed, write_config
-from running import DET, ENV, ROOT, SEG, as_line, read_scalars, small, train
 
+from helpers.distributed_runs import (
+    STILL,
+    free_port,
+    launch,
+    read_weights,
+    succeed,
+    write_config,
+)
+from helpers.tool_runs import DET, ENV, ROOT, SEG, as_line, read_scalars, small, train
 from ravlt.datasets.shapes import write_shapes
 from ravlt.weights.checkpoint import read_checkpoint
 

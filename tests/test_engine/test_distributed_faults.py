@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from exact import assert_equal
-from processes import (
+
+from helpers.distributed_runs import (
     finish,
     free_port,
     launch,
@@ -16,8 +16,8 @@ from processes import (
     succeed,
     write_config,
 )
-from running import ROOT, SEG, is_finite
-
+from helpers.run_states import assert_equal
+from helpers.tool_runs import ROOT, SEG, is_finite
 from ravlt.weights.checkpoint import read_checkpoint
 
 FSDP = ROOT / "configs/_base_/options/fsdp.py"

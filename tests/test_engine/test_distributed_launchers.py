@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from running import ROOT
+
+from helpers.tool_runs import ROOT
 
 TOOLS = ROOT / "tools"
 SCRIPTS = ("dist_train.sh", "dist_test.sh", "slurm_train.sh")

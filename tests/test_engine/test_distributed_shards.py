@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import Call
-from running import Run
 
+from helpers.hostile_checkpoints import Call
+from helpers.tool_runs import Run
 from ravlt.engine.resume import set_resume
 from ravlt.engine.shards import consolidate, read_shards, write_shards
 from ravlt.errors import RAVLTError

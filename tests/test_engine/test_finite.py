@@ -7,11 +7,11 @@ import os
 
 import pytest
 import torch
-from finite_cases import BAD, Toy, batches, run, saved
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from helpers.toy_runs import BAD, Toy, batches, run, saved
 from ravlt.engine.finite import FiniteOptimWrapper
 from ravlt.errors import RAVLTError
 

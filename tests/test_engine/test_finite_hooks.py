@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from finite_cases import BAD, Toy, batches, run
-from running import is_finite, train
 from torch import nn
 
+from helpers.tool_runs import is_finite, train
+from helpers.toy_runs import BAD, Toy, batches, run
 from ravlt.engine.finite import LossSpikeHook, StopOnNonFiniteHook
 from ravlt.errors import RAVLTError
 

@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import train
 
+from helpers.tool_runs import train
 from ravlt.weights.checkpoint import read_checkpoint
 
 SIX = {"train_cfg.max_iters": 6, "train_cfg.val_interval": 100}

@@ -11,7 +11,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from exact import assert_equal, read_state
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -20,6 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from helpers.run_states import assert_equal, read_state
 from ravlt.engine.signals import Terminated, noticing_sigterm
 from ravlt.weights.checkpoint import use_safe_loading
 

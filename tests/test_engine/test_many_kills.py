@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from exact import assert_equal, read_state
-from running import train
 
+from helpers.run_states import assert_equal, read_state
+from helpers.tool_runs import train
 from ravlt.weights.checkpoint import read_checkpoint
 
 TRIALS, INTERVAL = 30, 5

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from exact import assert_equal, read_state
 from mmengine.runner import ValLoop
-from running import DET, SEG, read_scalars, train
 
+from helpers.run_states import assert_equal, read_state
+from helpers.tool_runs import DET, SEG, read_scalars, train
 from ravlt.engine.loops import SafeIterBasedTrainLoop
 from ravlt.weights.checkpoint import read_checkpoint
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from exact import assert_equal
 from mmengine.config import Config
 
+from helpers.run_states import assert_equal
 from ravlt.engine.resume import _read_seed, set_resume
 from ravlt.errors import RAVLTError
 from ravlt.weights.checkpoint import read_checkpoint

@@ -6,8 +6,9 @@ import signal
 import time
 
 import pytest
-from running import train
-from watching import descendants
+
+from helpers.process_watch import descendants
+from helpers.tool_runs import train
 
 WORKERS = {
     "train_cfg.max_iters": 1000,

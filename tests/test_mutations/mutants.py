@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from running import ENV, ROOT
+from helpers.tool_runs import ENV, ROOT
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from mutants import Nursery, read_table
 from network_faults import NETWORK
 from paper_faults import PAPERS
 from project_faults import PROJECTS
-from running import ROOT, copy_tree
 from swap_faults import SWAP
+
+from helpers.tool_runs import ROOT, copy_tree
 
 # The tables quote the sources, and a rename must not turn the quick tiers red.
 pytestmark = pytest.mark.slow

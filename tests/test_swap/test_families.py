@@ -1,8 +1,8 @@
 """Models of the hosts' most common configs run with RAVLT and train all of it."""
 
 import pytest
-from swap_cases import load
 
+from helpers.swap_configs import load
 from ravlt import swap_backbone
 from ravlt.analysis.trial import try_model
 

@@ -4,8 +4,8 @@ import ast
 
 import pytest
 from mmengine.config import Config
-from running import Run
-from swap_cases import (
+
+from helpers.swap_configs import (
     DEEPLAB,
     MASK2FORMER,
     OCRNET,
@@ -15,7 +15,7 @@ from swap_cases import (
     SOFT_TEACHER,
     load,
 )
-
+from helpers.tool_runs import Run
 from ravlt.swap import leaf_config, plan_swap, swap_backbone
 
 NAMES = [RETINANET, MASK2FORMER, SOFT_TEACHER, QDTRACK, OCRNET, DEEPLAB, SEGFORMER]

@@ -2,8 +2,8 @@
 
 import pytest
 from mmengine.config import Config
-from swap_cases import load
 
+from helpers.swap_configs import load
 from ravlt import RAVLTError, swap_backbone
 from ravlt.swap.levels import Backbone, Level, ask_backbone, ask_neck
 from ravlt.swap.sites import Site

@@ -7,7 +7,9 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from swap_cases import (
+from torch import nn
+
+from helpers.swap_configs import (
     DEEPLAB,
     MASK2FORMER,
     QDTRACK,
@@ -17,8 +19,6 @@ from swap_cases import (
     load,
     swapped,
 )
-from torch import nn
-
 from ravlt import RAVLT, swap_backbone
 from ravlt.swap import plan_swap
 

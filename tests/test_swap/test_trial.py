@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-from swap_cases import RETINANET, load
 
+from helpers.swap_configs import RETINANET, load
 from ravlt import RAVLTError, swap_backbone
 from ravlt.analysis.trial import try_model
 

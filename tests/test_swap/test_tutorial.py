@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ENV, ROOT
+
+from helpers.tool_runs import ENV, ROOT
 
 _BLOCK = re.compile(r"(?:`(\S+\.py)`:\n\n)?```(bash|python)\n(.*?)```", re.DOTALL)
 

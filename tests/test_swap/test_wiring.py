@@ -3,7 +3,8 @@
 import copy
 
 import pytest
-from swap_cases import (
+
+from helpers.swap_configs import (
     DEEPLAB,
     MASK2FORMER,
     OCRNET,
@@ -15,7 +16,6 @@ from swap_cases import (
     load,
     swapped,
 )
-
 from ravlt import RAVLTError, swap_backbone
 
 WANTED = {

@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hostile import Call
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
@@ -16,6 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 import ravlt
+from helpers.hostile_checkpoints import Call
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
 from ravlt.weights.checkpoint import read_checkpoint, use_safe_loading

@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import Call, claim, dangerous_pickles, pickled, write_archive
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 import ravlt
+from helpers.hostile_checkpoints import (
+    Call,
+    claim,
+    dangerous_pickles,
+    pickled,
+    write_archive,
+)
 from ravlt.errors import RAVLTError
 from ravlt.weights.checkpoint import load_pretrained, read_checkpoint, use_safe_loading
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from running import ROOT, SEG, Run
 
 import comparison
 from comparison import (
@@ -21,6 +20,7 @@ from comparison import (
 )
 from comparison_report import summarise
 from cue import CUE_COLUMNS, OBJECT_COLUMNS, SIZE, write_cue
+from helpers.tool_runs import ROOT, SEG, Run
 from ravlt.analysis.samples import make_batch
 from ravlt.models import GatedAttention
 from ravlt.models.attention import CORES

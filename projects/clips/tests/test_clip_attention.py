@@ -4,10 +4,10 @@ import pytest
 import torch
 from core_cases import HEAD_DIM, HEADS, draw
 from core_twins import TWINS, copied_in_space
-from running import ROOT, run_readme_example
 from torch import Tensor
 
 from clip_attention import ClipAttention, temporal_shift
+from helpers.tool_runs import ROOT, run_readme_example
 from ravlt.errors import RAVLTError
 
 C = HEADS * HEAD_DIM

@@ -7,10 +7,10 @@ import pytest
 import torch
 from core_cases import HEAD_DIM, HEADS, build_shaken, draw
 from core_twins import dense_hedgehog
-from running import ROOT, Run, run_readme_example
 
 from distill import compare, rank_correlation, run_experiment
 from distillation import distillation_loss
+from helpers.tool_runs import ROOT, Run, run_readme_example
 from ravlt.models.attention.hedgehog import NORMALISATIONS, HedgehogCore
 
 

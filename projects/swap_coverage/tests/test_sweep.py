@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import pytest
 from mmengine.config import Config
-from running import ROOT, Run
 
 import sweep
 from coverage_table import coverage_table
+from helpers.tool_runs import ROOT, Run
 from ravlt import swap_backbone
 from sweep import Result, cover, family_of, list_configs
 

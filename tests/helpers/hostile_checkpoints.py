@@ -1,4 +1,4 @@
-"""Makes checkpoint files that no training writes."""
+"""Checkpoint files that no training writes, as an attacker would."""
 
 import io
 import os
@@ -13,7 +13,7 @@ import torch
 
 
 class Call:
-    """Unpickled, it is a call."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, function, *args) -> None:
         self.function, self.args = function, args
@@ -23,14 +23,14 @@ class Call:
 
 
 class Storage:
-    """Unpickled by PyTorch, it is the data of the archive's only member."""
+    """A reference to the only storage of an archive, as PyTorch pickles it."""
 
     def __init__(self, numel: int) -> None:
         self.numel = numel
 
 
 def claim(numel: int, size: tuple, stride: tuple) -> Call:
-    """A float32 tensor of any size over any number of elements."""
+    """Return a float32 tensor of any size that claims any number of elements."""
     args = (Storage(numel), 0, size, stride, False, OrderedDict())
     return Call(torch._utils._rebuild_tensor_v2, *args)
 
@@ -51,14 +51,14 @@ def pickled(content) -> bytes:
 def write_archive(
     path: Path, code: bytes, data=bytes(16), method=zipfile.ZIP_STORED, order="little"
 ) -> None:
-    """Writes a file of PyTorch.
+    """Write a file in PyTorch's format.
 
     Args:
-        path: Where.
-        code: Its pickle.
+        path: The file.
+        code: Pickle of its content.
         data: Bytes of the storage '0'.
-        method: How the data is stored.
-        order: Order of bytes that it claims.
+        method: Compression of the data.
+        order: Byte order that the file claims.
     """
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", code)
@@ -68,7 +68,7 @@ def write_archive(
 
 
 def dangerous_pickles(proof: Path) -> dict[str, bytes]:
-    """Pickles that make a folder when Python unpickles them, in many ways."""
+    """Return pickles that create a folder when Python loads them, by ways of attack."""
     line = f"__import__('os').mkdir({str(proof)!r})"
     target = str(proof).encode()
     state = OrderedDict(w=1)

@@ -1,4 +1,4 @@
-"""The configs that the tests read, what their names say, and what the paper did."""
+"""The configs of the paper's models, their names parsed, and the paper's recipes."""
 
 import copy
 import re
@@ -11,13 +11,13 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from running import ROOT
 from torch import Tensor
 
+from helpers.tool_runs import ROOT
 from ravlt.engine.config import load_config
 from ravlt.models.archs import ARCHS
 
-CROP = (50, 61)  # of segmentation when a model runs
+CROP = (50, 61)  # image size of segmentors when a model runs
 
 PATHS = sorted(
     path
@@ -46,7 +46,7 @@ NAME = re.compile(
 
 @dataclass
 class Recipe:
-    """What the paper's runs did, copied from its repository, not from our configs."""
+    """Settings of the runs of the paper, copied from its repository."""
 
     lr: float
     weight_decay: float
@@ -65,7 +65,7 @@ RECIPES = {
 
 @dataclass
 class Case:
-    """A config, and what its name says."""
+    """A config and the parts of its name."""
 
     path: Path
     cfg: Config
@@ -78,12 +78,12 @@ class Case:
 
 @cache
 def load(path: Path) -> Config:
-    """Read once for all files of tests, which must not change it."""
+    """Read a config once for all test files; tests must not change it."""
     return load_config(str(path))
 
 
 def shrunken(model: ConfigDict) -> ConfigDict:
-    """The same model, but narrow and with few boxes, and no score too low to show."""
+    """Return a narrow copy of a model with few boxes and no score threshold."""
     model = copy.deepcopy(model)
     _narrow(model)
     model.backbone.update(arch="test", init_cfg=None)
@@ -110,7 +110,7 @@ def shrunken(model: ConfigDict) -> ConfigDict:
 
 
 def _narrow(node) -> None:
-    """Divides every width of neck and heads by 8."""
+    """Divide every width of neck and heads by 8."""
     if isinstance(node, list):
         for item in node:
             _narrow(item)
@@ -125,7 +125,7 @@ def _narrow(node) -> None:
 
 
 def make_inputs(dataset: str) -> dict:
-    """Two small images with annotations, sides not divisible by 32."""
+    """Return two small annotated images, sides not divisible by 32."""
     if dataset == "coco":
         shapes = [(3, 60, 90), (3, 64, 75)]
         return demo_mm_inputs(2, shapes, num_classes=80, with_mask=True)
@@ -143,7 +143,7 @@ def make_inputs(dataset: str) -> dict:
 
 
 def flat_tensors(nested) -> list[Tensor]:
-    """The tensors inside nested lists and tuples, in order."""
+    """Return the tensors inside nested lists and tuples, in order."""
     if isinstance(nested, Tensor):
         return [nested]
     return [tensor for item in nested for tensor in flat_tensors(item)]

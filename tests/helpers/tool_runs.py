@@ -1,6 +1,6 @@
-"""Run the command lines of tools/ and projects/, each in a process of its own.
+"""Runs of the command lines in tools/ and projects/, each in its own process.
 
-Importing the hosts takes seconds, so that one process imports them once, and every run
+Importing the hosts takes seconds. One server process imports them once, and every run
 is a fork of it.
 """
 
@@ -24,7 +24,7 @@ import torch
 
 from ravlt.weights.checkpoint import read_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEG = ROOT / "configs/quickstart/fpn_ravlt-mini_shapes.py"
 DET = ROOT / "configs/quickstart/mask-rcnn_ravlt-mini_fpn_shapes.py"
 # The smallest runs of the quickstart configs; training takes a second or two.
@@ -39,6 +39,7 @@ SMALL = {
     "optim_wrapper.optimizer.lr": 1e-3,
     "randomness.seed": 0,
 }
+TESTS = ROOT / "tests"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # A process that has started threads must not be forked: these only import.
 _PRELOAD = [
@@ -56,13 +57,13 @@ _PRELOAD = [
 
 @dataclass
 class Run:
-    """One run of a tool, started at once.
+    """One run of a tool; it starts at once.
 
     Args:
         tool: Path of the script; a relative one starts in tools/.
         args: Command line.
-        cwd: Where it runs; its output goes to files in there.
-        prepare: Called in the process before the tool; picklable.
+        cwd: Working directory; the run's output goes to files in there.
+        prepare: Function that the process calls before the tool; picklable.
     """
 
     tool: str | Path
@@ -78,7 +79,7 @@ class Run:
             path.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
-        with patch.dict(os.environ, ENV):  # the server's, and so that of its forks
+        with patch.dict(os.environ, ENV):  # the forks inherit the server's
             forkserver.ensure_running()
         self._process = context.Process(
             target=_be_tool,
@@ -108,7 +109,7 @@ class Run:
         return self._process.exitcode is None
 
     def wait(self, timeout: float = 240) -> int:
-        """Gives the exit status; a signal's number is negative."""
+        """Wait for the end and return the exit status, -n after signal n."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()
@@ -117,7 +118,7 @@ class Run:
         return self._process.exitcode
 
     def wait_for(self, text: str, timeout: float = 120) -> None:
-        """Waits until the output has a text."""
+        """Wait until the output contains a text."""
         end = time.monotonic() + timeout
         while text not in self.out:
             if not self.is_alive() or time.monotonic() > end:
@@ -125,13 +126,13 @@ class Run:
             time.sleep(0.05)
 
     def kill(self) -> int:
-        """Kills it, as a machine that is taken away; gives the exit status."""
+        """Send SIGKILL, as when a machine fails, and return the exit status."""
         self._process.kill()
         return self.wait()
 
     def interrupt(self) -> int:
-        """Does what Ctrl-C does; gives the exit status."""
-        for _ in range(5):  # Python drops the exception if a finaliser is running
+        """Send SIGINT, as Ctrl-C does, and return the exit status."""
+        for _ in range(5):  # Python drops the exception while a finaliser runs
             os.kill(self.pid, signal.SIGINT)
             self._process.join(10)
             if not self.is_alive():
@@ -139,13 +140,13 @@ class Run:
         return self.wait(60)
 
     def succeeded(self, timeout: float = 240) -> "Run":
-        """Waits; fails with the output if the exit status is not 0."""
+        """Wait, and fail with the output if the exit status is not 0."""
         status = self.wait(timeout)
         assert status == 0, f"status {status}\n{self.out[-3000:]}\n{self.err[-3000:]}"
         return self
 
     def error(self) -> str:
-        """Waits for a refusal: status 1, and one line on stderr, which it gives."""
+        """Wait for exit status 1 with one error line on stderr, and return the line."""
         status = self.wait()
         written = f"\n{self.out[-3000:]}\n--- stderr\n{self.err[-5000:]}"
         assert status == 1, f"status {status}{written}"
@@ -173,10 +174,10 @@ def _be_tool(path, args, cwd, files, prepare) -> None:
     for number, name in enumerate(files, 1):
         handle = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, number)
-    # The fork has pytest's or the server's streams; a program has its own.
+    # The fork has the server's streams; a program has its own.
     sys.stdout = os.fdopen(1, "w", 1, closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, closefd=False)
-    multiprocessing.set_start_method(None, force=True)  # mmengine sets its own
+    multiprocessing.set_start_method(None, force=True)  # mmengine chooses its own
     os.chdir(cwd)
     sys.argv = [path, *args]
     sys.path.insert(0, os.path.dirname(path))  # as the interpreter does for a script
@@ -202,7 +203,7 @@ def run_readme_example(folder: Path) -> tuple[str, str]:
 
 
 def copy_tree(target: Path) -> Path:
-    """Copies this repository to a new folder, without what is built or downloaded."""
+    """Copy this repository to a new folder, without built and downloaded files."""
     ignore = shutil.ignore_patterns(".*", "work_dirs", "data", "build")
     return shutil.copytree(ROOT, target, ignore=ignore)
 
@@ -215,14 +216,14 @@ def train(
     options: Mapping | None = None,
     **run,
 ) -> Run:
-    """Starts a small training run in a folder of its own.
+    """Start a small training run in its own folder.
 
     Args:
-        cwd: Where it runs; the work directory is `work` in there.
+        cwd: Working directory; the run's work directory is `work` in there.
         *args: Arguments of train.py.
         config: One of the quickstart configs.
-        child: Text of a config that inherits it.
-        options: Keys in place of the small run's.
+        child: Text of a config that inherits `config`.
+        options: Keys that replace those of the small run.
         **run: See :class:`Run`.
     """
     options = small(config) | (options or {})
@@ -236,26 +237,26 @@ def train(
 
 
 def small(config: Path) -> dict:
-    """Options for the smallest run of a quickstart config."""
+    """Return the options of the smallest run of a quickstart config."""
     return SMALL | (
         {"model.data_preprocessor.size": "(64,64)"} if config == SEG else {}
     )
 
 
 def as_line(options: Mapping) -> list[str]:
-    """Options as arguments of a tool."""
+    """Return options as arguments of a tool."""
     return ["--cfg-options", *(f"{key}={value}" for key, value in options.items())]
 
 
 def read_scalars(work: Path) -> list[dict]:
-    """What a training run logged, from its runs in the order of their start."""
+    """Return the records that training runs logged, in the order of their start."""
     files = sorted(work.glob("*/vis_data/scalars.json"))
     return [json.loads(line) for file in files for line in file.open()]
 
 
 @dataclass
 class Trained:
-    """A training run that has ended, and what belongs to its host."""
+    """A finished training run, with the metric and the losses of its host."""
 
     config: Path
     cwd: Path
@@ -268,11 +269,11 @@ class Trained:
         return self.cwd / "work"
 
     def val(self) -> dict:
-        """The last evaluation."""
+        """Return the record of the last evaluation."""
         return [line for line in read_scalars(self.work) if self.metric in line][-1]
 
     def test(self, data: Path, *args, options: dict | None = None) -> Run:
-        """Starts test.py; its work directory is new."""
+        """Start test.py with a new work directory."""
         work = f"test{len(list(self.cwd.glob('test*')))}"
         options = small(self.config) | (options or {})
         line = [self.config, "work/iter_4.pth", "--data-root", data]
@@ -281,12 +282,13 @@ class Trained:
 
 
 def read_metrics(cwd: Path) -> dict:
-    """The metrics that the last run of test.py wrote."""
+    """Return the metrics that the last run of test.py wrote."""
     work = max(cwd.glob("test*"), key=os.path.getmtime)
     (path,) = work.glob("*/*.json")
     return json.loads(path.read_text())
 
 
 def is_finite(path: Path) -> bool:
+    """Return True if no weight of a checkpoint is NaN or Inf."""
     weights = read_checkpoint(path)["state_dict"].values()
     return all(bool(torch.isfinite(w).all()) for w in weights)

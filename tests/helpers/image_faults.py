@@ -1,6 +1,6 @@
-"""Ways to damage one image or one label map of a set, each a function of the file.
+"""Functions that damage one image or one label map of a data set.
 
-They write another content to the same path, at random where there is a choice.
+Each overwrites the file, at random where it has a choice.
 """
 
 import io
@@ -29,7 +29,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def png(header: tuple, rows: bytes) -> bytes:
-    """A PNG file by hand, for what no library writes."""
+    """Return a PNG file made by hand, as no library writes it."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -41,7 +41,7 @@ def png(header: tuple, rows: bytes) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """Claims side x side pixels in a few bytes."""
+    """Return a PNG file that claims side x side pixels in a few bytes."""
     return png((side, side, 8, 0), b"\0" * 1000)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the swap share."""
+"""Configs of the hosts, one of each kind that the swap treats differently."""
 
 from functools import cache
 
@@ -23,18 +23,18 @@ SEGFORMER = "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py"
 
 @cache
 def load(name: str) -> Config:
-    """Read once; tests must not change it."""
+    """Read a config once; tests must not change it."""
     return load_config(name)
 
 
 @cache
 def swapped(name: str) -> Config:
-    """With RAVLT-T, from scratch."""
+    """Return the config with RAVLT-T as its backbone, from scratch."""
     return swap_backbone(load(name))
 
 
 def at(cfg: Config, path: str):
-    """The value at a dotted path."""
+    """Return the value at a dotted path."""
     node = cfg
     for key in path.split("."):
         node = node[int(key) if key.isdigit() else key]

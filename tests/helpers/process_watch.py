@@ -1,4 +1,4 @@
-"""Watches a process from outside: memory, open files, processes."""
+"""Memory, open files and descendants of a process, observed from outside."""
 
 import os
 import time
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and theirs."""
+    """Return the process ids of all descendants."""
     children = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         children += [int(child) for child in task.read_text().split()]
@@ -17,9 +17,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory in use, shared pages divided by those who share them.
+    """Return the resident bytes, shared pages divided by the number of sharers.
 
-    Without files (libraries): other programs share them, and come and go.
+    Mapped files (libraries) do not count: other programs that share them start and end.
     """
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     kinds = ("Pss_Anon:", "Pss_Shmem:")
@@ -44,7 +44,7 @@ class Watch:
     processes: list[int] = field(default_factory=list)
 
     def sample(self) -> None:
-        """Looks once; where a process ends meanwhile, there is no sample."""
+        """Take one sample, or none if a process ends meanwhile."""
         try:
             family = [self.pid, *descendants(self.pid)]
             memory = sum(resident(pid) for pid in family)
@@ -58,24 +58,24 @@ class Watch:
 
     @property
     def quarter(self) -> int:
-        """Number of samples in the first quarter, which loads, fills caches, starts."""
+        """Number of samples in the first quarter, while the run starts."""
         return len(self.seconds) // 4
 
     def hours(self) -> float:
-        """From the first quarter's end to the last sample."""
+        """Return the hours from the end of the first quarter to the last sample."""
         return (self.seconds[-1] - self.seconds[self.quarter]) / 3600
 
     def slope(self) -> float:
-        """Growth of memory after the first quarter, in MB an hour, by least squares."""
+        """Return the growth of memory after the first quarter, in MB an hour."""
         hours = np.array(self.seconds[self.quarter :]) / 3600
         megabytes = np.array(self.memory[self.quarter :]) / 1e6
         return float(np.polyfit(hours, megabytes, 1)[0])
 
     def fewest_files(self) -> tuple[int, int]:
-        """Open files in the second and in the last quarter, at the least.
+        """Return the fewest open files in the second and in the last quarter.
 
-        The first opens logs and starts workers. A batch on its way between processes is
-        some files, too; what leaks stays open.
+        The first quarter opens logs and starts workers. Batches in transit between
+        processes are open files too, but only leaked files stay open.
         """
         early = self.files[self.quarter : 2 * self.quarter + 1]
         return min(early), min(self.files[-self.quarter - 1 :])

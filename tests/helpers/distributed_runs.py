@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them, and what happens to them."""
+"""Runs of several processes that torchrun starts, and faults in them."""
 
 import os
 import re
@@ -12,16 +12,24 @@ from pathlib import Path
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from running import ENV, ROOT, SEG, as_line, restore_default_signals, small
 
+from helpers.tool_runs import (
+    ENV,
+    ROOT,
+    SEG,
+    TESTS,
+    as_line,
+    restore_default_signals,
+    small,
+)
 from ravlt.engine.shards import consolidate
 from ravlt.weights.checkpoint import read_checkpoint
 
-# With these, one process and several compute the same: no batch statistics, no Adam,
-# which makes steps of noise where there is no gradient.
+# One process and several compute the same with this config: no batch statistics, and no
+# Adam, whose steps are noise where the gradient is zero.
 EQUAL = """
 norm = dict(type="GN", num_groups=4)
-custom_imports = dict(imports=["ravlt", "processes"])
+custom_imports = dict(imports=["ravlt", "helpers.distributed_runs"])
 model = dict(
     backbone=dict(norm_eval=True),
     neck=dict(norm_cfg=norm),
@@ -34,18 +42,15 @@ optim_wrapper = dict(
 custom_hooks = [dict(type="MeanLoss"), dict(type="Fault")]
 """
 STILL = {
-    "optim_wrapper.optimizer.lr": 10,  # of which the first steps have a hundredth
+    "optim_wrapper.optimizer.lr": 10,  # warm-up starts at a hundredth
     "train_dataloader.dataset.pipeline.2.prob": 0.0,
     "train_dataloader.dataset.pipeline.3.prob": 0.0,
 }
 
 
-HERE = Path(__file__).parent
-
-
 @HOOKS.register_module()
 class MeanLoss(Hook):
-    """Logs the loss of all processes, not the main one's."""
+    """Log the mean loss of all processes instead of the main one's."""
 
     priority = "HIGHEST"
 
@@ -55,7 +60,7 @@ class MeanLoss(Hook):
 
 @HOOKS.register_module()
 class Fault(Hook):
-    """What FAULT names happens to process 1 at iteration FAULT_AT of its first life."""
+    """Inject FAULT into process 1 at iteration FAULT_AT before the first restart."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         at = runner.iter == int(os.environ.get("FAULT_AT", -1))
@@ -68,7 +73,7 @@ class Fault(Hook):
 
 
 def write_config(cwd: Path, *bases: Path, child: str = EQUAL) -> Path:
-    """Writes a config that inherits others."""
+    """Write a config that inherits others."""
     cwd.mkdir(parents=True, exist_ok=True)
     path = cwd / "child.py"
     path.write_text(f"_base_ = {[str(base) for base in bases]}\n{child}")
@@ -78,20 +83,20 @@ def write_config(cwd: Path, *bases: Path, child: str = EQUAL) -> Path:
 def launch(
     cwd: Path, config: Path, number: int, *args, options: dict | None = None, **env
 ) -> subprocess.Popen:
-    """Starts dist_train.sh; what it writes goes to `log` in the folder.
+    """Start dist_train.sh with its output in the file `log`.
 
     Args:
-        cwd: Where it runs; the work directory is `work` in there.
+        cwd: Working directory; the run's work directory is `work` in there.
         config: See :func:`write_config`.
-        number: Processes.
+        number: Number of processes.
         *args: Arguments of train.py.
-        options: Keys in place of the small run's.
-        **env: Of the processes, and of the script.
+        options: Keys that replace those of the small run.
+        **env: Environment variables of the script and its processes.
     """
     line = ["bash", ROOT / "tools/dist_train.sh", config, number, "--work-dir", "work"]
     line += [*args, *as_line(small(SEG) | STILL | (options or {}))]
-    env = {"PORT": str(free_port())} | env
-    env = ENV | {"PYTHON": sys.executable, "PYTHONPATH": f"{HERE}:{HERE.parent}"} | env
+    ours = {"PYTHON": sys.executable, "PYTHONPATH": f"{ROOT}:{TESTS}"}
+    env = ENV | ours | {"PORT": str(free_port())} | env
     with (cwd / "log").open("a") as log:
         return subprocess.Popen(
             list(map(str, line)),
@@ -104,13 +109,13 @@ def launch(
 
 
 def succeed(*runs: subprocess.Popen, log: Path, timeout: float = 240) -> None:
-    """Waits; fails with the output if an exit status is not 0."""
+    """Wait, and fail with the output if an exit status is not 0."""
     statuses = finish(*runs, timeout=timeout)
     assert not any(statuses), f"status {statuses}\n{log.read_text()[-6000:]}"
 
 
 def finish(*runs: subprocess.Popen, timeout: float = 240) -> list[int]:
-    """Waits, gives the exit statuses, and leaves none running."""
+    """Wait, return the exit statuses, and leave no process running."""
     try:
         return [run.wait(timeout) for run in runs]
     finally:
@@ -119,18 +124,19 @@ def finish(*runs: subprocess.Popen, timeout: float = 240) -> list[int]:
 
 
 def seconds_since_fault(log: str) -> float:
-    """From what :class:`Fault` wrote until now."""
+    """Return the seconds since :class:`Fault` logged its fault."""
     (begin,) = re.findall(r"fault at (\S+)", log)
     return round(time.time() - float(begin), 1)
 
 
 def read_weights(path: Path) -> dict:
-    """The weights of a checkpoint, plain or sharded."""
+    """Return the weights of a checkpoint, plain or sharded."""
     found = consolidate(str(path)) if path.is_dir() else read_checkpoint(path)
     return found["state_dict"]
 
 
 def free_port() -> int:
+    """Return a TCP port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A model whose batch norm a bad batch would spoil, and short runs of it."""
+"""Short runs of a toy model whose batch norm a non-finite batch would corrupt."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ BAD = math.nan
 
 
 class Toy(BaseModel):
-    """Batch norm, whose statistics a bad batch would spoil, and two weights."""
+    """Batch norm, which keeps statistics, and one linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,11 +29,12 @@ class Toy(BaseModel):
 
 
 def batches(*firsts: float) -> list[dict]:
-    """Batches of two."""
+    """Return samples for batches of two, by the first of each."""
     return [{"inputs": x} for first in firsts for x in (first, 0.5 * first - 1)]
 
 
 def run(work_dir, data: list[dict], wrapper: dict, hooks=()) -> Runner:
+    """Train for one epoch."""
     torch.manual_seed(0)
     runner = Runner(
         model=Toy(),
@@ -57,5 +58,6 @@ def run(work_dir, data: list[dict], wrapper: dict, hooks=()) -> Runner:
 
 
 def saved(runner: Runner) -> dict:
+    """Return the only checkpoint of a run."""
     (path,) = Path(runner.work_dir).glob("*.pth")
     return torch.load(path, weights_only=False)

@@ -1,4 +1,4 @@
-"""The shapes data set that the tests read, and its annotations."""
+"""The shapes data set of the tests, and an independent reading of its annotations."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 TRAIN, VAL, SIZE = 24, 6, (128, 160)
-# Three of the training images have a crowd.
-SEED = 2
+SEED = 2  # three of the training images have a crowd
 
 
 def annotations(root: Path, split: str) -> COCO:

@@ -1,4 +1,4 @@
-"""Compares what two training runs left, to the last bit."""
+"""Bit-exact comparison of the states that training runs leave."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from ravlt.weights.checkpoint import read_checkpoint
 
-# What differs between equal runs: clocks, folders, the config's text, where it began.
+# Entries that differ between equal runs: clocks, folders, the config's text, the start.
 _OWN = {"cfg", "experiment_name", "epoch", "iter", "last_ckpt", "best_ckpt"} | {
     "data_time",
     "time",
@@ -16,7 +16,7 @@ _OWN = {"cfg", "experiment_name", "epoch", "iter", "last_ckpt", "best_ckpt"} | {
 
 
 def assert_equal(a, b, place: str = "") -> None:
-    """Compares nested containers of tensors exactly."""
+    """Compare nested containers of tensors exactly."""
     assert type(a) is type(b), place
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), place
@@ -35,7 +35,7 @@ def assert_equal(a, b, place: str = "") -> None:
 
 
 def read_state(path: Path) -> dict:
-    """All that a checkpoint tells about a run, but for its clock and its folder."""
+    """Return all that a checkpoint holds, except clocks and folders."""
     checkpoint = read_checkpoint(path)
     meta, hub = checkpoint.pop("meta"), checkpoint.pop("message_hub")
     scalars = {

@@ -1,0 +1,4 @@
+"""Helpers that several test files share.
+
+A helper of a single test file stays beside that file.
+"""
