@@ -5,12 +5,13 @@ STACK  ?= openmmlab
 VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 READY  := $(VENV)/.ready
 
-.PHONY: env quickstart test test-slow coverage mutations lint audit benchmark zoo
+.PHONY: env quickstart test test-fast test-slow coverage mutations lint audit benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   set up, train and evaluate on built-in data (2 CPU cores: about 15 min)"
-	@echo "make test         set up and run the tests"
+	@echo "make test         set up and run the tests (2 CPU cores: at most 15 min)"
+	@echo "make test-fast    values, gradients and errors only (at most 2 min)"
 	@echo "make test-slow    faults in many trials, and hours of load (docs/reliability.md)"
 	@echo "make coverage     the tests, and which lines they run (work_dirs/coverage/html)"
 	@echo "make mutations    deliberate faults, each of which a test has to find"
@@ -29,11 +30,18 @@ $(READY): constraints.txt setup.cfg tools/setup_env.sh
 quickstart: env
 	$(VENV)/bin/python tools/quickstart.py
 
+# Two workers; the tests of a file share one, and with it the fixtures of the file.
+PYTEST := $(VENV)/bin/python -m pytest
+JOBS   ?= 2
 test: env
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) -n $(JOBS) --dist loadfile
 
+test-fast: env
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not integration"
+
+# In one process: some of them measure memory over hours.
 test-slow: env
-	$(VENV)/bin/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 coverage: env
 	$(VENV)/bin/python -m coverage erase
@@ -43,7 +51,7 @@ coverage: env
 	$(VENV)/bin/python -m coverage report
 
 mutations: env
-	$(VENV)/bin/python -m pytest -m slow -vv tests/test_mutations
+	$(PYTEST) -m slow -vv tests/test_mutations
 
 lint: env
 	$(VENV)/bin/ruff check .

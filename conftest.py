@@ -1,4 +1,4 @@
-"""Isolation of every test, the library's in tests/ and the projects' own."""
+"""Isolation and reports of all tests, the library's in tests/ and the projects' own."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,23 @@ from mmengine.registry import DefaultScope
 # Tensors are small. More threads only wait for each other, which costs minutes on a
 # busy machine.
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Count the GPU tests that did not run, so that green does not hide them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum("gpu" in report.keywords for report in skipped)
+    if number:
+        terminalreporter.section(
+            f"{number} GPU TESTS DID NOT RUN: torch finds no CUDA device",
+            red=True,
+            bold=True,
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,13 @@ from ravlt.datasets.shapes import write_shapes
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """A tiny set: 16 training and 4 validation images."""
+    """Write 16 training and 4 validation images."""
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes", 16, 4, (64, 64), 3)
 
 
 @pytest.fixture(scope="session")
 def seg_run(tmp_path_factory, shapes) -> Trained:
-    """A segmentor, trained as a user would do it."""
+    """Train a segmentor as a user would."""
     cwd = tmp_path_factory.mktemp("seg")
     line = [sys.executable, ROOT / "tools/train.py", SEG, "--work-dir", "work"]
     line += ["--data-root", shapes, *as_line(small(SEG))]
@@ -40,7 +40,7 @@ def seg_run(tmp_path_factory, shapes) -> Trained:
 
 @pytest.fixture(scope="session")
 def det_run(tmp_path_factory, shapes) -> Trained:
-    """A detector."""
+    """Train a detector."""
     cwd = tmp_path_factory.mktemp("det")
     run = train(cwd, "--data-root", shapes, config=DET).succeeded()
     losses = {"loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
@@ -59,7 +59,7 @@ def seg(seg_run) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel_site(tmp_path_factory) -> Path:
-    """A wheel of this tree, unpacked."""
+    """Build a wheel of this tree and unpack it."""
     source = copy_tree(tmp_path_factory.mktemp("wheel") / "source")
     line = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps"]
     line += ["--no-build-isolation", "--no-index", "-w", "out"]
