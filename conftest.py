@@ -1,5 +1,6 @@
 """Isolation and reports of all tests, the library's in tests/ and the projects' own."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,16 @@ from mmengine.registry import DefaultScope
 # Tensors are small. More threads only wait for each other, which costs minutes on a
 # busy machine.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports made from garbage collection.
+
+    mmengine collects garbage whenever it builds a data set. Visiting the millions of
+    objects of the imported libraries takes most of the time of such a test.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -165,6 +165,7 @@ importlib.metadata.version = without(importlib.metadata.version, raise_not_found
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("tool", "hidden", "expected"),
     [

@@ -8,6 +8,8 @@ import pytest
 
 from helpers.tool_runs import ENV, ROOT, TESTS, restore_default_signals
 
+pytestmark = pytest.mark.integration
+
 REPORT = """
 import signal
 print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)])

@@ -11,6 +11,8 @@ import yaml
 import ravlt
 from helpers.tool_runs import ENV, ROOT
 
+pytestmark = pytest.mark.integration
+
 # All that a config can name, by the registry of mmengine's root that knows it.
 REGISTERED = {
     "FUNCTIONS": ["wrap_blocks"],

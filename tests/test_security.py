@@ -99,6 +99,7 @@ def fake(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("script", "count"),
     [("dist_train.sh", 2), ("dist_test.sh", 3), ("slurm_train.sh", 4)],
@@ -127,6 +128,7 @@ def save_evil(path: Path, proof: Path) -> Path:
     return path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "tool", ["model_converters/ravlt_to_mm.py", "model_converters/publish_model.py"]
 )
@@ -140,6 +142,7 @@ def test_converters_refuse_hostile_files(tmp_path, tool):
     assert not proof.exists() and not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.integration
 def test_inferencers_refuse_hostile_files(tmp_path):
     """In a process of its own, since safe loading is the process's."""
     proof = tmp_path / "proof"

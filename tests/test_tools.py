@@ -17,6 +17,8 @@ from helpers.tool_runs import (
 )
 from ravlt.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.integration
+
 
 def test_log(trained):
     for iteration in range(1, 5):

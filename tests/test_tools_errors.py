@@ -11,6 +11,8 @@ import torch
 from helpers.hostile_checkpoints import Call
 from helpers.tool_runs import DET, SEG, Run, is_finite, train
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     ("option", "expected"),

@@ -2,8 +2,6 @@
 
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import decode
 
-from helpers.tool_runs import (
-    DET,
-    ENV,
-    ROOT,
-    SEG,
-    read_metrics,
-)
+from helpers.tool_runs import DET, SEG, Run, read_metrics
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +159,8 @@ def test_tta_detection(det_run, shapes, options):
     assert (filled > 0) is (not options)
 
 
-def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:
-    line = [sys.executable, ROOT / "tools/analysis_tools" / name, *map(str, args)]
-    return subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
+def tool(name: str, *args, cwd: Path) -> Run:
+    return Run(f"analysis_tools/{name}", [*args], cwd)
 
 
 @pytest.mark.parametrize(("config", "split"), [(SEG, "train"), (DET, "val")])
@@ -175,24 +168,20 @@ def test_browsing_the_data(tmp_path, shapes, config, split):
     """Labels are drawn: the pictures differ from the images in many pixels."""
     args = ("browse_dataset.py", config, "out", "--data-root", shapes)
     args += ("--split", split, "--number", 2)
-    done = tool(*args, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    tool(*args, cwd=tmp_path).succeeded()
     pictures = sorted((tmp_path / "out").glob("*.png"))
     assert len(pictures) == 2
     for picture in pictures:
         with Image.open(picture) as image:
             assert len(image.convert("RGB").getcolors(maxcolors=1 << 20)) > 50
-    again = tool(*args, cwd=tmp_path)
-    assert again.returncode == 1
-    assert "'out' exists" in again.stderr
+    assert "'out' exists" in tool(*args, cwd=tmp_path).error()
 
 
 def test_confusion_has_the_miou_of_the_test(seg_run, evaluated, shapes):
     args = ("confusion_matrix.py", SEG, "out", "confusion.png", "--data-root", shapes)
-    done = tool(*args, cwd=seg_run.cwd)
-    assert done.returncode == 0, done.stderr
-    found = float(re.search(r"mIoU (\S+):", done.stdout).group(1))
+    run = tool(*args, cwd=seg_run.cwd).succeeded()
+    found = float(re.search(r"mIoU (\S+):", run.out).group(1))
     assert found == pytest.approx(evaluated[SEG]["mIoU"] / 100, abs=2e-4)
     assert (seg_run.cwd / "confusion.png").is_file()
-    done = tool("confusion_matrix.py", DET, "out", "c.png", cwd=seg_run.cwd)
-    assert "not a segmentor's; use mmdet's own tool" in done.stderr
+    refused = tool("confusion_matrix.py", DET, "out", "c.png", cwd=seg_run.cwd)
+    assert "not a segmentor's; use mmdet's own tool" in refused.error()

@@ -4,6 +4,7 @@ Importing the hosts takes seconds. One server process imports them once, and eve
 is a fork of it.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -171,6 +172,7 @@ def restore_default_signals() -> None:
 
 def _be_tool(path, args, cwd, files, prepare) -> None:
     restore_default_signals()
+    gc.freeze()  # mmengine collects garbage often, and the imports made none
     for number, name in enumerate(files, 1):
         handle = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(handle, number)

@@ -3,15 +3,13 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from helpers.tool_runs import DET, ENV, ROOT
+from helpers.tool_runs import DET, Run
 from ravlt.analysis.macs import count_macs
 from ravlt.analysis.parts import timed_children
 from ravlt.analysis.report import growth, markdown_table
@@ -20,22 +18,19 @@ from ravlt.analysis.timing import peak_memory, saved_bytes
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 
-TOOL = ROOT / "tools/analysis_tools/benchmark.py"
+
+def benchmark(cwd, *args) -> Run:
+    line = [*args, "--warmup", "0", "--repeat", "2", "--threads", "1"]
+    return Run("analysis_tools/benchmark.py", line, cwd)
 
 
-def benchmark(cwd, *args) -> subprocess.CompletedProcess:
-    line = [sys.executable, TOOL, *args, "--warmup", "0", "--repeat", "2"]
-    line += ["--threads", "1"]
-    return subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
-
-
+@pytest.mark.integration
 def test_files_and_columns(tmp_path):
     models = ["ravlt_test:rala"]
     sizes = ["64x64", "128x96"]
     done = benchmark(
         tmp_path, *models, "--sizes", *sizes, "--deploy", "--rounds", "1", "--out", "b"
-    )
-    assert done.returncode == 0, done.stderr
+    ).succeeded()
     out = tmp_path / "b"
     assert sorted(os.listdir(out)) == [
         "growth.png",
@@ -43,7 +38,7 @@ def test_files_and_columns(tmp_path):
         "results.json",
         "table.md",
     ]
-    assert (out / "table.md").read_text() == done.stdout
+    assert (out / "table.md").read_text() == done.out
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert [(r["model"], r["size"]) for r in rows] == [
         (m, s) for s in sizes for m in models
@@ -60,36 +55,35 @@ def test_files_and_columns(tmp_path):
         assert image.width > 1000
 
     again = benchmark(tmp_path, *models, "--out", "b")
-    assert again.returncode == 1
-    assert again.stderr == "error: --out 'b' exists; name a new folder.\n"
+    assert again.error() == "error: --out 'b' exists; name a new folder."
+    assert again.err.count("\n") == 1
 
 
+@pytest.mark.integration
 def test_training(tmp_path):
     flags = ["--train", "--with-cp", "--dtype", "bfloat16", "--rounds", "1"]
-    done = benchmark(tmp_path, "ravlt_test", "--sizes", "64x64", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "kept for backward (MB)" in done.stdout
+    done = benchmark(tmp_path, "ravlt_test", "--sizes", "64x64", *flags).succeeded()
+    assert "kept for backward (MB)" in done.out
 
 
+@pytest.mark.integration
 def test_whole_models_by_config(tmp_path):
-    done = benchmark(tmp_path, DET, "--sizes", "64x64", "--rounds", "1")
-    assert done.returncode == 0, done.stderr
+    done = benchmark(tmp_path, DET, "--sizes", "64x64", "--rounds", "1").succeeded()
     for part in ("backbone", "neck", "rpn_head", "roi_head"):
-        assert f" at 64x64: {part} 0." in done.stdout
+        assert f" at 64x64: {part} 0." in done.out
 
 
+@pytest.mark.integration
 def test_failures_are_one_line(tmp_path):
     models, flags = ["no_such_net", "ravlt_test"], ["--rounds", "1"]
-    done = benchmark(tmp_path, *models, "--sizes", "32x32", *flags)
-    assert done.returncode == 0
+    done = benchmark(tmp_path, *models, "--sizes", "32x32", *flags).succeeded()
     assert "no_such_net at 32x32 failed: error: 'no_such_net' is no config" in (
-        done.stderr
+        done.err
     )
-    assert "| ravlt_test | 32x32 |" in done.stdout
+    assert "| ravlt_test | 32x32 |" in done.out
 
-    done = benchmark(tmp_path, "ravlt_test", "--sizes", "32")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --sizes has '32'; write height x width")
+    error = benchmark(tmp_path, "ravlt_test", "--sizes", "32").error()
+    assert error.startswith("error: --sizes has '32'; write height x width")
 
 
 def test_macs_of_the_paper_and_of_everything():

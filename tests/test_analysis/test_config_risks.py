@@ -116,6 +116,7 @@ def test_our_configs_call_nothing(path):
     assert kinds <= {"inherits", "imports"}
 
 
+@pytest.mark.integration
 def test_the_tool(tmp_path, proof):
     run = Run("misc/print_config.py", ["leaf.py", "--imports"], tmp_path).succeeded()
     assert "leaf.py:9: names os.system\n" in run.out

@@ -70,6 +70,7 @@ def test_ravlt_by_its_formulas(size):
     assert total.params == 13_345_408 + 2 * (64 + 128 + 256 + 512)
 
 
+@pytest.mark.integration
 def test_a_detector_part_by_part():
     costs = costs_of(str(ROOT / MASK_RCNN), (256, 320))
     total = costs.pop("total")
@@ -84,6 +85,7 @@ def test_a_detector_part_by_part():
     assert costs["backbone.layers.2"].macs == plain["layers.2"][1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,6 +112,7 @@ def rows(size: str) -> list[Row]:
     return list(zoo_rows(str(ROOT / "configs"), size))
 
 
+@pytest.mark.integration
 def test_the_committed_table_is_what_is_counted():
     """The small sizes, T and S; ``make zoo`` counts all."""
     found = rows("ts")
@@ -142,6 +145,7 @@ def test_a_model_that_differs_is_said_to():
     assert Row("m", (224, 224), 33, 222, cost).agrees
 
 
+@pytest.mark.integration
 def test_command():
     line = [sys.executable, "tools/analysis_tools/get_flops.py", MASK_RCNN]
     done = subprocess.run(

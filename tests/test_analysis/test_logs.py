@@ -1,14 +1,12 @@
 """Curves of runs, and the command that draws them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from helpers.tool_runs import ENV, ROOT
+from helpers.tool_runs import Run
 from ravlt.analysis.logs import draw_logs, read_logs
 from ravlt.errors import RAVLTError
 
@@ -50,19 +48,13 @@ def test_unknown_keys_are_told_from_known_ones(work_dir, tmp_path):
         draw_logs(str(tmp_path / "x.png"), runs, ["loss", "AP"])
 
 
+@pytest.mark.integration
 def test_command(work_dir, tmp_path):
-    line = [sys.executable, ROOT / "tools/analysis_tools/analyze_logs.py", work_dir]
-    line += ["--keys", "loss", "mIoU", "--out", "curves.png"]
-
-    def run() -> subprocess.CompletedProcess:
-        return subprocess.run(
-            line, cwd=tmp_path, env=ENV, capture_output=True, text=True
-        )
-
-    done = run()
-    assert done.returncode == 0, done.stderr
-    assert "loss last 0.4, lowest 0.3, highest 20, 4 values" in done.stdout
-    assert "mIoU last 51.5" in done.stdout
+    tool = "analysis_tools/analyze_logs.py"
+    line = [work_dir, "--keys", "loss", "mIoU", "--out", "curves.png"]
+    run = Run(tool, line, tmp_path).succeeded()
+    assert "loss last 0.4, lowest 0.3, highest 20, 4 values" in run.out
+    assert "mIoU last 51.5" in run.out
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 1000
-    assert "'curves.png' exists" in run().stderr
+    assert "'curves.png' exists" in Run(tool, line, tmp_path).error()

@@ -129,6 +129,7 @@ def images(tmp_path):
     return folder
 
 
+@pytest.mark.integration
 def test_command(tmp_path, images):
     (tmp_path / "config.py").write_text(CONFIG)
     torch.manual_seed(5)

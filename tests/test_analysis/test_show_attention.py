@@ -88,6 +88,7 @@ model = dict(
 """
 
 
+@pytest.mark.integration
 def test_command(tmp_path, image):
     """Two configs, of which one has weights, and two mechanisms in each."""
     image.save(tmp_path / "image.png")
@@ -123,6 +124,7 @@ def test_command(tmp_path, image):
     assert len(colors) > 500
 
 
+@pytest.mark.integration
 def test_refusals(tmp_path, image):
     image.save(tmp_path / "image.png")
     (tmp_path / "old.png").touch()

@@ -3,7 +3,6 @@
 import copy
 import math
 import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from released_layout import SIZES, backbone, released_shapes
 from torch import nn
 
 from helpers.paper_configs import flat_tensors, load, make_inputs, paths_of, shrunken
-from helpers.tool_runs import ENV, ROOT, Run
+from helpers.tool_runs import ROOT, Run
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS
 from ravlt.weights.checkpoint import read_checkpoint
@@ -97,6 +96,7 @@ def test_the_layout_is_as_large_as_the_released_backbones(size):
     assert len(shapes) == tensors - 9 + 8
 
 
+@pytest.mark.integration
 @released
 def test_every_tensor_of_a_real_file_arrives(case, tmp_path, monkeypatch):
     """Files of full size, under names that were not taken from our models."""
@@ -122,6 +122,7 @@ def test_every_tensor_of_a_real_file_arrives(case, tmp_path, monkeypatch):
         assert torch.allclose(value, tensors[name]), name
 
 
+@pytest.mark.integration
 @released
 def test_conversion(case, tmp_path):
     cfg, seg = small_config(case.cfg), case.name["dataset"] == "ade20k"
@@ -162,6 +163,7 @@ def retinanet_file(tmp_path) -> tuple[Config, Path]:
     return cfg, path
 
 
+@pytest.mark.integration
 def test_files_that_do_not_fit(retinanet_file, tmp_path):
     cfg, path = retinanet_file
     other = small_config(load(SEM_FPN))
@@ -195,30 +197,27 @@ def test_files_that_do_not_fit(retinanet_file, tmp_path):
         convert_released(host, str(path))
 
 
-def tool(name: str, *args, cwd: Path) -> subprocess.CompletedProcess:
-    line = [sys.executable, ROOT / "tools/model_converters" / name, *map(str, args)]
-    return subprocess.run(line, cwd=cwd, env=ENV, capture_output=True, text=True)
+def tool(name: str, *args, cwd: Path) -> Run:
+    return Run(f"model_converters/{name}", [*args], cwd)
 
 
+@pytest.mark.integration
 def test_commands(retinanet_file, tmp_path):
     """Converted, then published: the bytes' digest is in the name, weights are kept."""
     cfg, path = retinanet_file
     cfg.dump(tmp_path / "small.py")
     line = ("ravlt_to_mm.py", "small.py", "released.pth", "converted.pth")
-    done = tool(*line, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run = tool(*line, cwd=tmp_path).succeeded()
     converted = read_checkpoint(tmp_path / "converted.pth")
-    assert f"{len(converted['state_dict'])} tensors" in done.stdout
-    again = tool(*line, cwd=tmp_path)
-    assert again.returncode == 1
-    assert "'converted.pth' exists" in again.stderr
+    assert f"{len(converted['state_dict'])} tensors" in run.out
+    assert "'converted.pth' exists" in tool(*line, cwd=tmp_path).error()
 
     training = converted | dict(optimizer={}, ema_state_dict={}, message_hub={})
     torch.save(training, tmp_path / "epoch_12.pth")
-    done = tool("publish_model.py", "epoch_12.pth", "model.pth", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "ema_state_dict, message_hub, optimizer" in done.stderr
-    name = done.stdout.strip()
+    run = tool("publish_model.py", "epoch_12.pth", "model.pth", cwd=tmp_path)
+    run.succeeded()
+    assert "ema_state_dict, message_hub, optimizer" in run.err
+    name = run.out.strip()
     digest = subprocess.run(
         ["sha256sum", name], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
@@ -230,7 +229,7 @@ def test_commands(retinanet_file, tmp_path):
         assert torch.equal(published["state_dict"][key], value)
     metadata = published["state_dict"]._metadata["backbone"]
     assert metadata["attn_types"] == ("rala", "rala", "softmax", "softmax")
-    assert tool("publish_model.py", "small.py", "x.pth", cwd=tmp_path).returncode == 1
+    assert tool("publish_model.py", "small.py", "x.pth", cwd=tmp_path).error()
 
 
 @pytest.mark.parametrize(

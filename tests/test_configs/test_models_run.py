@@ -21,6 +21,8 @@ from helpers.paper_configs import (
 )
 from ravlt.models.archs import ARCHS
 
+pytestmark = pytest.mark.integration
+
 
 def test_loss_reaches_every_parameter(case):
     run = _run(case)

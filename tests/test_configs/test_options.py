@@ -1,5 +1,6 @@
 """Options that one base file switches on: beside any config, and in a run."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,19 @@ OPTIONS = ROOT / "configs/_base_/options"
 FILES = sorted(path.name for path in OPTIONS.glob("*.py"))
 
 
+@cache
+def read(path: Path) -> Config:
+    """Read a config once for all options, which must not change it."""
+    return Config.fromfile(path)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("option", FILES)
 @pytest.mark.parametrize("path", PATHS[::7], ids=lambda path: path.stem)
 def test_options_stand_beside_configs(tmp_path, path, option):
     leaf = tmp_path / "leaf.py"
     leaf.write_text(f"_base_ = ['{path}', '{OPTIONS / option}']\n")
-    plain, changed = Config.fromfile(path), Config.fromfile(leaf)
+    plain, changed = read(path), Config.fromfile(leaf)
     hooks = changed.pop("custom_hooks", [])
     kinds = {"EMAHook": "ema" in option, "ClipGradHook": "clip_grad" in option}
     assert [hook.type for hook in hooks] == [kind for kind, on in kinds.items() if on]

@@ -18,6 +18,7 @@ PATHS = sorted(FOLDER.glob("*.py"))
 RECORDED = yaml.safe_load((FOLDER / "metafile.yml").read_text())["Models"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", PATHS, ids=name_of)
 def test_classes_and_channels_agree(path):
     cfg = load(path)
@@ -37,6 +38,7 @@ def test_classes_and_channels_agree(path):
     assert [head.num_classes for head in heads] == [classes] * len(heads)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", PATHS, ids=name_of)
 def test_norms_biases_and_layer_scales_do_not_decay(path):
     cfg = copy.deepcopy(load(path))

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from helpers.paper_configs import PATHS, name_of, paths_of
 from ravlt.models.archs import ARCHS
 
+pytestmark = pytest.mark.integration
+
 TYPES = {
     "retinanet": ("RetinaNet", "RetinaHead"),
     "mask-rcnn": ("MaskRCNN", "StandardRoIHead"),

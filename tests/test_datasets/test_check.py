@@ -131,6 +131,7 @@ def spoil_annotations(data: Path) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_the_tool(tmp_path, data):
     path = spoil_annotations(data)
     line = [DET, "--data-root", data, "--out", "report.json"]
@@ -142,6 +143,7 @@ def test_the_tool(tmp_path, data):
     assert (record["severity"], record["kind"], record["image"]) == ("error", "box", 1)
 
 
+@pytest.mark.integration
 def test_training_with_bad_annotations(tmp_path, data):
     path = spoil_annotations(data)
     refused = train(tmp_path / "a", "--data-root", data, config=DET).error()

@@ -20,6 +20,8 @@ from helpers.tool_runs import DET, ENV, ROOT, SEG, as_line, read_scalars, small,
 from ravlt.datasets.shapes import write_shapes
 from ravlt.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.integration
+
 FSDP = ROOT / "configs/_base_/options/fsdp.py"
 
 

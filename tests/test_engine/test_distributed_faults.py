@@ -20,6 +20,8 @@ from helpers.run_states import assert_equal
 from helpers.tool_runs import ROOT, SEG, is_finite
 from ravlt.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.integration
+
 FSDP = ROOT / "configs/_base_/options/fsdp.py"
 
 

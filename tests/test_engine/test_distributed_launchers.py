@@ -9,6 +9,8 @@ import pytest
 
 from helpers.tool_runs import ROOT
 
+pytestmark = pytest.mark.integration
+
 TOOLS = ROOT / "tools"
 SCRIPTS = ("dist_train.sh", "dist_test.sh", "slurm_train.sh")
 SPACED = ["--cfg-options", "work dir=a b", "x='*'"]

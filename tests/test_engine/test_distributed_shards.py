@@ -129,6 +129,7 @@ def test_other_tools_say_what_to_do(folder):
         read_checkpoint(folder)
 
 
+@pytest.mark.integration
 def test_consolidated_backbone_is_a_pretrained_one(tmp_path):
     """By the tool, and all the way into a plain RAVLT."""
     torch.manual_seed(0)

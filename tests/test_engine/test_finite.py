@@ -185,6 +185,7 @@ def train_two(folder, bad: float | None, build) -> list[tuple]:
     return results
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mixed", [False, True])
 def test_all_processes_skip_together(tmp_path, amp, mixed):
     """One of two sees a bad batch, whose loss the other does not know of."""

@@ -129,6 +129,7 @@ def test_without_skipping_the_first_bad_batch_stops(tmp_path):
     assert not list(tmp_path.glob("*.pth"))
 
 
+@pytest.mark.integration
 def test_bad_losses_of_a_run_are_skipped_when_the_config_says_so(tmp_path, shapes):
     """The third step makes weights of 1e30; those that see them are left out."""
     explode = (

@@ -8,6 +8,8 @@ import pytest
 from helpers.tool_runs import train
 from ravlt.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.integration
+
 SIX = {"train_cfg.max_iters": 6, "train_cfg.val_interval": 100}
 SIX |= {"default_hooks.checkpoint.out_dir": "disk"}
 

@@ -23,6 +23,8 @@ from helpers.run_states import assert_equal, read_state
 from ravlt.engine.signals import Terminated, noticing_sigterm
 from ravlt.weights.checkpoint import use_safe_loading
 
+pytestmark = pytest.mark.integration
+
 
 def digest_of_generators() -> str:
     state = (random.getstate(), np.random.get_state()[1:], torch.get_rng_state())

@@ -15,6 +15,8 @@ from helpers.tool_runs import DET, SEG, read_scalars, train
 from ravlt.engine.loops import SafeIterBasedTrainLoop
 from ravlt.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.integration
+
 # Six iterations: in one go, or broken off again and again. Images are flipped at
 # random, by two workers that load ahead.
 SIX = {

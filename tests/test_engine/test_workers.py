@@ -10,6 +10,8 @@ import pytest
 from helpers.process_watch import descendants
 from helpers.tool_runs import train
 
+pytestmark = pytest.mark.integration
+
 WORKERS = {
     "train_cfg.max_iters": 1000,
     "train_cfg.val_interval": 1000,

@@ -34,6 +34,7 @@ def small(num_classes: int = 10, **kwargs) -> RAVLTClassifier:
     return timm.create_model("ravlt_t", arch="test", num_classes=num_classes, **kwargs)
 
 
+@pytest.mark.integration
 @SIZES
 def test_totals_are_the_released_ones(size):
     with torch.device("meta"):
@@ -131,6 +132,7 @@ def test_classes_and_pooling_can_be_replaced():
     assert small(in_chans=4).eval()(images(1, 4, 32, 32)).shape == (1, 10)
 
 
+@pytest.mark.integration
 @SIZES
 def test_feature_info_is_true(size):
     with torch.device("meta"):
@@ -280,6 +282,7 @@ def test_folds():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
 
 
+@pytest.mark.integration
 def test_mmseg_takes_it_by_its_timm_backbone():
     torch.manual_seed(0)
     cfg = dict(
@@ -295,6 +298,7 @@ def test_mmseg_takes_it_by_its_timm_backbone():
     assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
 def test_default_cfgs_are_true(name):
     """What timm's own tests ask of every model."""

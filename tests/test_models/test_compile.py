@@ -5,6 +5,8 @@ import torch
 from backbones import build, error, images
 from torch._dynamo.testing import CompileCounter
 
+pytestmark = pytest.mark.integration
+
 DEFAULT = ("rala", "rala", "softmax", "softmax")
 
 

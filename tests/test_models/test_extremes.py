@@ -78,6 +78,7 @@ def scaled_gradients(attn_types, dtype, module: bool) -> Tensor:
     return torch.cat([p.grad.float().flatten() for p in model.parameters()])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("module", [False, True], ids=["autocast", "module"])
 @pytest.mark.parametrize(
     "dtype",

@@ -6,6 +6,8 @@ from helpers.swap_configs import load
 from ravlt import swap_backbone
 from ravlt.analysis.trial import try_model
 
+pytestmark = pytest.mark.integration
+
 # The configs that people train most, and one of each kind of neck and head.
 COMMON = [
     "mmdet::atss/atss_r50_fpn_1x_coco.py",

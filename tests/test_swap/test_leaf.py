@@ -30,6 +30,7 @@ def plain(node):
     return node
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.partition("/")[0])
 def test_reading_it_gives_the_swapped_config(tmp_path, name):
     swap = plan_swap(load(name), "s", "rala", "S.pth")
@@ -59,6 +60,7 @@ def test_strings_that_need_care():
     assert scope["model"]["backbone"] == {"_delete_": True, **value}
 
 
+@pytest.mark.integration
 def test_command(tmp_path):
     """A path inside of folders, both ways; run, checked, and never overwritten."""
     base = tmp_path / "theirs/base.py"
@@ -87,6 +89,7 @@ model = dict(type=RetinaNet, backbone=dict(type=ResNet, depth=50), neck=neck)
 """
 
 
+@pytest.mark.integration
 def test_configs_in_pure_python(tmp_path):
     """They name classes; no text inherits them, but the whole can be written."""
     path = tmp_path / "pure.py"
@@ -100,6 +103,7 @@ def test_configs_in_pure_python(tmp_path):
     assert new.model.neck.in_channels == [64, 128, 256, 512]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

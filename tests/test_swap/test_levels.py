@@ -93,6 +93,7 @@ def test_channels_that_fall():
         match_stages(levels((64, 4), (32, 8)), "Some")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "message"),
     [

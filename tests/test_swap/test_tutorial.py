@@ -9,6 +9,8 @@ import pytest
 
 from helpers.tool_runs import ENV, ROOT
 
+pytestmark = pytest.mark.integration
+
 _BLOCK = re.compile(r"(?:`(\S+\.py)`:\n\n)?```(bash|python)\n(.*?)```", re.DOTALL)
 
 

@@ -130,6 +130,7 @@ WANTED = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", WANTED, ids=lambda name: name.partition("/")[0])
 def test_channels(name):
     cfg = swapped(name)

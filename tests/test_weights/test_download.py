@@ -145,6 +145,7 @@ def test_moved_to_a_plain_address(secure, cache):
     )  # the sha-256 makes the server irrelevant
 
 
+@pytest.mark.integration
 def test_a_kill_leaves_no_file_of_the_name(secure, cache, monkeypatch):
     secure(None)
 

@@ -25,6 +25,8 @@ from ravlt.analysis.samples import make_batch
 from ravlt.models import GatedAttention
 from ravlt.models.attention import CORES
 
+pytestmark = pytest.mark.integration
+
 TOOL = ROOT / "projects/attention_comparison/compare_attentions.py"
 
 

@@ -12,6 +12,8 @@ from helpers.tool_runs import ROOT, Run
 from ravlt import swap_backbone
 from sweep import Result, cover, family_of, list_configs
 
+pytestmark = pytest.mark.integration
+
 TOOL = ROOT / "projects/swap_coverage/swap_coverage.py"
 RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 OLD = "mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py"
