@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
 from ravlt.models.classifier import RAVLTClassifier
+from ravlt.models.layers import batch_norm_affine
 from ravlt.models.ravlt import Block, GatedAttention, RAVLTEncoder
 from ravlt.ops.precision import at_least_float32
 
@@ -115,12 +116,9 @@ def _fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
     Returns:
         The module for the norm's place.
     """
-    variance = at_least_float32(norm.running_var)
-    scale = norm.weight / (variance + norm.eps).sqrt()
+    scale, shift = batch_norm_affine(norm)
     conv.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
-    conv.bias.copy_(
-        (conv.bias - at_least_float32(norm.running_mean)) * scale + norm.bias
-    )
+    conv.bias.copy_(conv.bias * scale + shift)
     return nn.Identity().eval()
 
 

@@ -8,9 +8,11 @@ convolutions in the released checkpoints.
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt import ops
 from ravlt.errors import RAVLTError
+from ravlt.ops.precision import at_least_float32
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 
@@ -93,6 +95,19 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
             )
     requires_grad = cfg.pop("requires_grad", True)
     return _NORMS[name](channels, **cfg).requires_grad_(requires_grad)
+
+
+def batch_norm_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return a batch norm in eval mode as scale and shift, each (C,).
+
+    In float32 or wider, so that weights that take them over are rounded once.
+    """
+    mean, var, weight, bias = (
+        at_least_float32(t)
+        for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    scale = weight / (var + norm.eps).sqrt()
+    return scale, bias - mean * scale
 
 
 def init_convolution(module: nn.Module) -> None:

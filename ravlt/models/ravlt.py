@@ -140,7 +140,6 @@ class GatedAttention(nn.Module):
         self.lepe = DepthwiseConv(dim, 5)
         self.proj = PointwiseConv(dim, dim)
         self.core = build_core(core, dim, num_heads, norm_cfg)
-        self.needs_input = self.core.needs_input
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix normalized tokens (B, H, W, C)."""
@@ -149,7 +148,10 @@ class GatedAttention(nn.Module):
         local = self.lepe(v)
         q, k = split_heads(q, self.num_heads), split_heads(k, self.num_heads)
         v = split_heads(v, self.num_heads)
-        y = self.core(q, k, v, hw, x) if self.needs_input else self.core(q, k, v, hw)
+        if self.core.needs_input:
+            y = self.core(q, k, v, hw, x)
+        else:
+            y = self.core(q, k, v, hw)
         return self.proj((join_heads(y, hw) + local) * gate)
 
 

@@ -21,6 +21,7 @@ from ravlt.inference.fold import DeployHook
 from ravlt.weights.checkpoint import load_pretrained
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
+PAPER = dict(type="chela", profile="paper")
 
 
 @pytest.mark.parametrize("attn_types", ["rala", "linear", "gla", "chela", DEFAULT])
@@ -50,6 +51,35 @@ def test_the_folded_weights_alone_give_the_outputs():
         got = ReferenceRAVLT(twin)(x)
     # The twin's rotary tables have the precision of float32.
     assert max(map(error, got, expected)) < 1e-5
+
+
+@pytest.mark.parametrize("attn_types", ["rala", "chela", PAPER], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_folded_weights_are_rounded_once(attn_types, dtype):
+    """Folding in the weights' own precision would round every factor on the way."""
+    model = randomize(build(attn_types=attn_types)).to(dtype).eval()
+    exact = copy.deepcopy(model).double().switch_to_deploy().state_dict()
+    folded = model.switch_to_deploy().state_dict()
+    for key, value in exact.items():
+        assert folded[key].dtype == dtype
+        ulps = (folded[key].double() - value).abs() / (
+            value.abs().clamp(min=torch.finfo(dtype).smallest_normal)
+            * torch.finfo(dtype).eps
+        )
+        # Half a unit in the last place; more where float32 itself cancels.
+        assert ulps.max() < 0.51, key
+
+
+def test_folds_of_version_0_1_are_refused():
+    """They held the identity in kernels of residual convolutions, without a mark."""
+    model = randomize(build()).switch_to_deploy()
+    state = copy.deepcopy(model.state_dict())
+    build().switch_to_deploy().load_state_dict(state)
+    bare = dict(state)  # no metadata: nobody can tell
+    build().switch_to_deploy().load_state_dict(bare)
+    del state._metadata[""]["folds"]
+    with pytest.raises(RAVLTError, match="folded by ravlt 0.1"):
+        build().switch_to_deploy().load_state_dict(state)
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])

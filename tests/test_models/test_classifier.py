@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from backbones import error, images, randomize
+from mmcv.ops import RoIAlign
 from mmengine.registry import MODELS, DefaultScope
 from timm.optim import create_optimizer_v2
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
@@ -60,6 +61,7 @@ def test_timm_lists_them():
             f"RAVLT_{size.upper()}.pth"
         )
         assert (cfg.num_classes, cfg.input_size) == (1000, (3, 224, 224))
+        assert cfg.license == "unknown"  # released without one
         assert not timm.get_pretrained_cfg(f"ravlt_{size}_linear").url
 
 
@@ -184,6 +186,55 @@ def test_intermediates():
         model.forward_intermediates(x, output_fmt="NLC")
 
 
+@pytest.mark.parametrize("indices", [1, [0, 2], [1], None])
+def test_stopping_early_runs_no_later_stage(indices):
+    model, ran = small().eval(), []
+    for i, stage in enumerate(model.layers):
+        stage.register_forward_hook(lambda *_, i=i: ran.append(i))
+    x = images(1, 3, 64, 96)
+    every = model.forward_intermediates(x, indices, intermediates_only=True)
+    assert ran == [0, 1, 2, 3]
+    ran.clear()
+    last, taken = model.forward_intermediates(x, indices, stop_early=True)
+    final = 3 if isinstance(indices, int | None) else max(indices)
+    assert ran == list(range(final + 1))
+    for out, expected in zip(taken, every, strict=True):
+        assert torch.equal(out, expected)
+    assert torch.equal(last, model.forward_features(x) if final == 3 else taken[-1])
+
+
+def test_the_norm_of_the_last_stage():
+    model = randomize(small(), mild=True).eval()
+    x = images(2, 3, 64, 96)
+    plain = model.forward_intermediates(x, intermediates_only=True)
+    normed = model.forward_intermediates(x, norm=True, intermediates_only=True)
+    assert all(map(torch.equal, normed[:3], plain[:3]))
+    assert torch.equal(normed[3], model.forward_features(x))
+    (tokens,) = model.forward_intermediates(
+        x, 1, norm=True, output_fmt="NHWC", intermediates_only=True
+    )
+    assert torch.equal(tokens.permute(0, 3, 1, 2), normed[3])
+
+
+@pytest.mark.parametrize("prune_norm", [False, True])
+@pytest.mark.parametrize("indices", [[1], [0, 3]])
+def test_a_pruned_model_gets_a_new_head(indices, prune_norm):
+    model = randomize(small(), mild=True).eval()
+    x = images(2, 3, 64, 96)
+    (last,) = model.forward_intermediates(x, indices[-1:], intermediates_only=True)
+    kept = model.head.weight if indices[-1] == 3 and not prune_norm else None
+    model.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=False)
+    assert kept is None or model.head.weight is kept
+    model.reset_classifier(10)
+    assert model(x).shape == (2, 10)
+    if kept is None:
+        pooled = last.mean((2, 3))
+        expected = pooled @ model.head.weight[..., 0, 0].T + model.head.bias
+        assert error(model(x), expected) < 1e-5
+    model.prune_intermediate_layers(indices[-1:])
+    assert model(x).shape[1] == model.num_features
+
+
 def test_recomputing_gives_the_same_gradients():
     grads = []
     for enable in (False, True):
@@ -294,8 +345,16 @@ def test_mmseg_takes_it_by_its_timm_backbone():
     )
     with DefaultScope.overwrite_default_scope("mmseg"):
         backbone = MODELS.build(cfg).eval()
-    outs = backbone(images(1, 3, 64, 96))
-    assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
+    for train in (False, True):
+        outs = backbone.train(train)(images(1, 3, 64, 96))
+        assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
+        assert all(out.is_contiguous() for out in outs)
+    # RoIAlign reads any memory as contiguous, and a convolution keeps the format.
+    align = RoIAlign(7, 0.125, 0)
+    lateral = nn.Conv2d(32, 8, 1)(outs[0])
+    rois = torch.tensor([[0, 4.0, 4.0, 30.0, 40.0]])
+    expected = align(lateral.clone(memory_format=torch.contiguous_format), rois)
+    torch.testing.assert_close(align(lateral, rois), expected, rtol=0, atol=0)
 
 
 @pytest.mark.integration

@@ -78,6 +78,57 @@ def test_with_cp_recomputes_in_training_only(monkeypatch):
     assert calls == []  # nor are hidden maps of the feed-forward networks
 
 
+@pytest.fixture
+def recomputed(monkeypatch) -> list:
+    """Functions that were called for the backward pass to call again."""
+    calls = []
+    module = importlib.import_module("ravlt.ops.recompute")
+    original = module.checkpoint
+
+    def spy(function, *args, **kwargs):
+        calls.append(function)
+        return original(function, *args, **kwargs)
+
+    monkeypatch.setattr(module, "checkpoint", spy)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("option", "with_cp", "train", "count"),
+    [
+        (None, False, True, 5),  # the default on a CPU
+        (True, False, True, 5),
+        (False, False, True, 0),
+        (True, False, False, 0),
+        (None, True, True, 5),  # the blocks, and nothing in them
+        (True, True, True, 5),
+    ],
+)
+def test_when_feed_forward_networks_recompute(
+    recomputed, option, with_cp, train, count
+):
+    model = build(recompute_ffn=option, with_cp=with_cp).train(train)
+    outs = model(images(2, 3, 32, 32))
+    assert len(recomputed) == count
+    assert all(isinstance(f, Block) is with_cp for f in recomputed)
+    sum(out.square().sum() for out in outs).backward()
+    assert len(recomputed) == count  # nor in the backward pass
+    recomputed.clear()
+    with torch.no_grad():
+        model(images(2, 3, 32, 32))
+    assert recomputed == []
+
+
+def test_checkpointing_can_be_switched(recomputed):
+    model = build(recompute_ffn=True).train()
+    for enable, kind in ((True, Block), (False, type(model.layers[0].blocks[0].ffn))):
+        recomputed.clear()
+        model.set_grad_checkpointing(enable)
+        model(images(2, 3, 32, 32))
+        assert len(recomputed) == 5
+        assert all(isinstance(getattr(f, "__self__", f), kind) for f in recomputed)
+
+
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 @pytest.mark.parametrize("frozen_stages", range(-1, 5))
 def test_frozen_stages_really_freeze(frozen_stages, norm):

@@ -105,6 +105,18 @@ def test_half_precision_and_autocast(call):
         assert (mixed - expected).abs().max() < 8 * torch.finfo(dtype).eps * scale
 
 
+def test_devices_without_autocast(monkeypatch):
+    """PyTorch before 2.5 raises for mps, and any version for unknown devices."""
+
+    def refuse(device_type: str, enabled: bool = True):
+        raise RuntimeError(f"unsupported autocast device_type '{device_type}'")
+
+    call = CALLS["rala"]
+    expected = call.run(*call.inputs())
+    monkeypatch.setattr(torch, "autocast", refuse)
+    equal(call.run(*call.inputs()), expected, rtol=0, atol=0)
+
+
 def test_tables_from_inference_mode_serve_training():
     call = CALLS["rotate"]
     with torch.inference_mode():

@@ -21,6 +21,8 @@ class AttentionCore(nn.Module):
         needs_input: Whether the core also reads the layer's input ``x``.
     """
 
+    __constants__ = ("needs_input",)  # TorchScript reads no other class attributes
+
     row_stochastic: bool
     nonneg: bool
     linear_in_N: bool

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ravlt.ops.precision import at_least_float32, autocast_off
 
-from ..layers import DepthwiseConv, PointwiseConv, build_norm
+from ..layers import DepthwiseConv, PointwiseConv, batch_norm_affine, build_norm
 from .base import join_heads, split_heads
 from .norm import NormCore
 
@@ -163,12 +163,11 @@ class ShortLongConv(nn.Module):
             (self.long, self.norm_long),
             (self.short, self.norm_short),
         ):
-            # In float32, so that the sum of both is rounded once.
-            scale = at_least_float32(norm.weight) / (norm.running_var + norm.eps).sqrt()
+            scale, shift = batch_norm_affine(norm)
             margin = (size - conv.weight.shape[-1]) // 2
             own = conv.weight * scale.view(-1, 1, 1, 1)
             kernel = kernel + F.pad(own, (margin,) * 4)
-            bias = bias + norm.bias - norm.running_mean * scale
+            bias = bias + shift
         merged = DepthwiseConv(len(kernel), size).to(self.long.weight)
         merged.weight.copy_(kernel)
         merged.bias.copy_(bias)
