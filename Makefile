@@ -31,13 +31,14 @@ quickstart: env
 	$(VENV)/bin/python tools/quickstart.py
 
 # Two workers; the tests of a file share one, and with it the fixtures of the file.
-PYTEST := $(VENV)/bin/python -m pytest
-JOBS   ?= 2
+PYTEST  := $(VENV)/bin/python -m pytest
+JOBS    ?= 2
+WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: env
-	$(PYTEST) -n $(JOBS) --dist loadfile
+	$(PYTEST) $(WORKERS)
 
 test-fast: env
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not integration"
+	$(PYTEST) $(WORKERS) -m "not slow and not integration"
 
 # In one process: some of them measure memory over hours.
 test-slow: env

@@ -12,6 +12,13 @@ from mmengine.registry import DefaultScope
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config, items: list[pytest.Item]) -> None:
+    """Put the long files first, so that all workers of make test end together."""
+    if hasattr(config, "workerinput"):
+        long = {i.path for i in items if i.get_closest_marker("integration")}
+        items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_collection_finish() -> None:
     """Exempt what the imports made from garbage collection.
 
