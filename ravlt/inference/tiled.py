@@ -9,6 +9,7 @@ is faster; on other devices they bound the memory.
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ravlt.models.attention import LinearCore, RALACore, join_heads, split_heads
@@ -215,8 +216,10 @@ def conv_ffn_tiles(
             normed = workspace.empty("q", x, part.dtype)
         normed[:, top:bottom] = part
     for tile, outer, inner in grid_tiles(*x.shape[1:3], workspace.side, halo=1):
+        hidden = ffn.fc1(normed[outer])
+        hidden = ffn.dwconv(F.gelu(hidden, out=hidden))
         # Cropped after the product, whose input would have to be copied otherwise.
-        yield tile, ffn.activate_and_project(ffn.fc1(normed[outer]))[inner]
+        yield tile, ffn.fc2(hidden)[inner]
 
 
 def row_tiles(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:

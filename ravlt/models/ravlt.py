@@ -105,11 +105,10 @@ class ConvFFN(nn.Module):
         """Mix the channels of tokens (B, H, W, C)."""
         hidden = self.fc1(x)
         if self.training and not torch.jit.is_scripting():
-            return ops.recompute(self.activate_and_project, hidden, self.recompute)
-        return self.activate_and_project(hidden)
+            return ops.recompute(self._activate_and_project, hidden, self.recompute)
+        return self._activate_and_project(hidden)
 
-    def activate_and_project(self, hidden: Tensor) -> Tensor:
-        """(B, H, W, hidden_dim) -> (B, H, W, C)."""
+    def _activate_and_project(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.dwconv(F.gelu(hidden)))
 
 

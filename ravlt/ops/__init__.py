@@ -11,7 +11,7 @@ from .layout import channels_first
 from .linear import linear
 from .rala import linear_attention_terms, rala
 from .recompute import checkpoint_module, recompute
-from .rotary import rotary_frequencies, rotate
+from .rotary import rotary_frequencies, rotary_table, rotate
 
 __all__ = [
     "channels_first",
@@ -24,5 +24,6 @@ __all__ = [
     "rala",
     "recompute",
     "rotary_frequencies",
+    "rotary_table",
     "rotate",
 ]

@@ -38,52 +38,70 @@ def rotary_frequencies(
     return logarithms.exp()
 
 
-def rotate(x: Tensor, hw: tuple[int, int]) -> Tensor:
+def rotary_table(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Compute the angles of all positions along the longer axis.
+
+    One short table serves rows and columns: a table of the whole grid would take as
+    much memory as the queries.
+
+    Args:
+        x: Gives head dimension d, device and dtype; float32 or float64.
+        hw: Height and width of the grid, in tokens.
+
+    Returns:
+        Angles of shape (max(H, W), d / 4); on a CPU, outside of compilers and tracers,
+        exp(i angle) as complex numbers.
+    """
+    theta = rotary_frequencies(x.shape[-1], x.device, x.dtype)
+    length = max(hw[0], hw[1])
+    positions = torch.arange(length, device=x.device, dtype=x.dtype)
+    angles = positions[:, None] * theta
+    if torch.jit.is_scripting():
+        return angles
+    return (
+        torch.polar(torch.ones_like(angles), angles) if is_eager_on_cpu(x) else angles
+    )
+
+
+def rotate(x: Tensor, hw: tuple[int, int], table: Tensor | None = None) -> Tensor:
     """Rotate each adjacent pair of features by its token's position.
 
     Args:
         x: Queries or keys of shape (B, heads, H * W, d), float32 or float64.
         hw: Height and width of the grid, in tokens.
+        table: Result of :func:`rotary_table`, to share it; None computes it.
 
     Returns:
         A tensor of the same shape: (a, b) -> (a cos - b sin, b cos + a sin).
     """
-    if torch.jit.is_scripting():
-        return _rotate_plain(x, hw)
-    if is_eager_on_cpu(x):
-        return _Rotation.apply(x, *_complex_tables(x, hw))
-    return _rotate_plain(x, hw)
+    if table is None:
+        table = rotary_table(x, hw)
+    rows, cols = table[: hw[0]], table[: hw[1]]
+    if torch.jit.is_scripting() or not table.is_complex():
+        return _rotate_real(x, rows, cols)
+    return _Rotation.apply(x, rows, cols)
 
 
-def rotate_(x: Tensor, hw: tuple[int, int], top: int) -> Tensor:
-    """Compute :func:`rotate` in place and without gradient, for some rows of the grid.
+def rotate_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Compute :func:`rotate` in place and without gradient, for some rows of a grid.
 
     Args:
-        x: Queries or keys of shape (B, heads, R * W, d): rows ``top`` to ``top + R``.
-        hw: Height and width of the whole grid, in tokens.
-        top: First row.
+        x: Queries or keys of shape (B, heads, R * W, d).
+        rows: Part of a :func:`rotary_table` for the R rows.
+        cols: Part of it for the W columns.
 
     Returns:
         ``x``.
     """
-    rows = x.shape[2] // hw[1]
-    if is_eager_on_cpu(x):
-        row, col = _complex_tables(x, (top + rows, hw[1]))
-        return _rotate_complex_(x, row[top:], col)
-    return x.copy_(_rotate_plain(x, (rows, hw[1]), top))
+    if rows.is_complex():
+        return _rotate_complex_(x, rows, cols)
+    return x.copy_(_rotate_real(x, rows, cols))
 
 
-def _axis_angles(x: Tensor, length: int, first: int = 0) -> Tensor:
-    """Compute the angles of positions along one axis, (length, d / 4)."""
-    theta = rotary_frequencies(x.shape[-1], x.device, x.dtype)
-    positions = torch.arange(first, first + length, device=x.device, dtype=x.dtype)
-    return positions[:, None] * theta
-
-
-def _rotate_plain(x: Tensor, hw: tuple[int, int], top: int = 0) -> Tensor:
-    height, width = hw
-    rows = _axis_angles(x, height, top)[:, None].expand(-1, width, -1)
-    cols = _axis_angles(x, width)[None].expand(height, -1, -1)
+def _rotate_real(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    height, width = rows.shape[0], cols.shape[0]
+    rows = rows[:, None].expand(height, width, -1)
+    cols = cols[None].expand(height, width, -1)
     angles = torch.cat((rows, cols), dim=-1).flatten(0, 1)  # (H * W, d / 2)
     cos, sin = angles.cos(), angles.sin()
     a, b = x[..., ::2], x[..., 1::2]
@@ -94,9 +112,9 @@ class _Rotation(torch.autograd.Function):
     """Multiplies one copy in place; the gradient rotates by the opposite angles."""
 
     @staticmethod
-    def forward(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
+    def forward(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         copy = x.clone(memory_format=torch.contiguous_format)
-        return _rotate_complex_(copy, row, col)
+        return _rotate_complex_(copy, rows, cols)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -104,26 +122,14 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        row, col = ctx.saved_tensors
-        return _Rotation.apply(grad, row.conj(), col.conj()), None, None
+        rows, cols = ctx.saved_tensors
+        return _Rotation.apply(grad, rows.conj(), cols.conj()), None, None
 
 
-def _complex_tables(x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Compute exp(i angle) along both axes, (H, d / 4) and (W, d / 4).
-
-    A table of the whole grid would take as much memory as the queries.
-    """
-    row, col = (_axis_angles(x, length) for length in hw)
-    return (
-        torch.polar(torch.ones_like(row), row),
-        torch.polar(torch.ones_like(col), col),
-    )
-
-
-def _rotate_complex_(x: Tensor, row: Tensor, col: Tensor) -> Tensor:
+def _rotate_complex_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Multiply pairs by exp(i angle): one pass in place; real numbers take six."""
-    grid = x.unflatten(2, (len(row), len(col))).unflatten(-1, (2, -1, 2))
+    grid = x.unflatten(2, (len(rows), len(cols))).unflatten(-1, (2, -1, 2))
     pairs = torch.view_as_complex(grid)  # (B, heads, H, W, 2, d / 4)
-    pairs[..., 0, :].mul_(row[:, None])
-    pairs[..., 1, :].mul_(col)
+    pairs[..., 0, :].mul_(rows[:, None])
+    pairs[..., 1, :].mul_(cols)
     return x

@@ -79,11 +79,12 @@ def test_rotation_in_place_of_some_rows(plain):
     expected = ops.rotate(x, grid)
     torch.testing.assert_close(x, before, rtol=0, atol=0)
     rows = x[:, :, 8:16]
+    table = ops.rotary_table(x, grid)
     if plain:
         with ops.plain_forms():
-            assert rotate_(rows, grid, top=2) is rows
-    else:
-        assert rotate_(rows, grid, top=2) is rows
+            table = ops.rotary_table(x, grid)
+    assert table.is_complex() is not plain
+    assert rotate_(rows, table[2:4], table[:4]) is rows
     torch.testing.assert_close(rows, expected[:, :, 8:16], rtol=0, atol=1e-14)
     for rest in (slice(8), slice(16, None)):
         torch.testing.assert_close(x[:, :, rest], before[:, :, rest], rtol=0, atol=0)

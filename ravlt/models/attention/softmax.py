@@ -38,8 +38,10 @@ class SoftmaxCore(AttentionCore):
         x: Tensor | None = None,
     ) -> Tensor:
         if self.rope:
-            q = ops.rotate(at_least_float32(q), hw).to(v.dtype)
-            k = ops.rotate(at_least_float32(k), hw).to(v.dtype)
+            q, k = at_least_float32(q), at_least_float32(k)
+            table = ops.rotary_table(q, hw)
+            q = ops.rotate(q, hw, table).to(v.dtype)
+            k = ops.rotate(k, hw, table).to(v.dtype)
         return F.scaled_dot_product_attention(q, k, v)
 
     def dense(

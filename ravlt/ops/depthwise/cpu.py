@@ -21,9 +21,8 @@ def depthwise_conv(
 
 
 def _identity(weight: Tensor) -> Tensor:
-    """Build the kernel (C, 1, k, k) that returns its input."""
-    one = torch.ones_like(weight[..., :1, :1])
-    return F.pad(one, (weight.shape[-1] // 2,) * 4)
+    """Build the kernel (1, 1, k, k) that returns its input."""
+    return F.pad(weight.new_ones(1, 1, 1, 1), (weight.shape[-1] // 2,) * 4)
 
 
 class _LargeKernel(torch.autograd.Function):

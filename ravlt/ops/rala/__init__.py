@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..dispatch import is_eager_on_cpu
 from ..precision import autocast_off
-from . import naive
+from . import chunked, naive
 
 __all__ = ["linear_attention_terms", "rala"]
 
@@ -37,6 +38,11 @@ def rala(
     """
     if torch.jit.is_scripting():
         return naive.rala(q, k, v, hw, rope, reweight)
+    if is_eager_on_cpu(q) and not torch.is_grad_enabled():
+        # In place on copies: half of the passes, and of the memory.
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        q, k = (t.to(dtype, copy=True).contiguous() for t in (q, k))
+        return chunked.rala_(q, k, v, hw, [(0, hw[0])], rope, reweight).to(v.dtype)
     with autocast_off(q):
         return naive.rala(q, k, v, hw, rope, reweight)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..elu1 import elu1_
 from ..precision import at_least_float32, autocast_off
-from ..rotary import rotate_
+from ..rotary import rotary_table, rotate_
 from .naive import denominators
 
 
@@ -38,28 +38,32 @@ def rala_(
         ``q``, which holds the outputs in its own dtype.
     """
     width = hw[1]
-    pieces = [(top, slice(top * width, bottom * width)) for top, bottom in chunks]
+    pieces = [slice(top * width, bottom * width) for top, bottom in chunks]
+    table = rotary_table(q, hw) if rope else None
     with autocast_off(q):
         q_sum = torch.zeros_like(q[..., :1, :])
-        for _, tokens in pieces:
+        for tokens in pieces:
             elu1_(k[..., tokens, :])
             q_sum += elu1_(q[..., tokens, :]).sum(-2, keepdim=True)
         if reweight:
             g = q_sum / q.shape[-2] * q.shape[-1] ** -0.5
             weights = (k @ g.transpose(-2, -1)).softmax(-2)
         k_sum, buffer = torch.zeros_like(q_sum), 0.0
-        for top, tokens in pieces:
+        for (top, bottom), tokens in zip(chunks, pieces, strict=True):
             k_chunk = k[..., tokens, :]
-            k_chunk.mul_(weights[..., tokens, :] if reweight else 1 / q.shape[-2])
+            if reweight:
+                k_chunk.mul_(weights[..., tokens, :])
+            else:
+                k_chunk.div_(q.shape[-2])
             k_sum += k_chunk.sum(-2, keepdim=True)
-            if rope:
-                rotate_(k_chunk, hw, top)
+            if table is not None:
+                rotate_(k_chunk, table[top:bottom], table[:width])
             v_chunk = at_least_float32(v[..., tokens, :])
             buffer = buffer + k_chunk.transpose(-2, -1) @ v_chunk
-        for top, tokens in pieces:
+        for (top, bottom), tokens in zip(chunks, pieces, strict=True):
             q_chunk = q[..., tokens, :]
             denominator = denominators(q_chunk, k_sum)
-            if rope:
-                rotate_(q_chunk, hw, top)
+            if table is not None:
+                rotate_(q_chunk, table[top:bottom], table[:width])
             torch.div(q_chunk @ buffer, denominator, out=q_chunk)
     return q

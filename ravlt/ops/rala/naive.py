@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..elu1 import elu1
 from ..precision import at_least_float32
-from ..rotary import rotate
+from ..rotary import rotary_table, rotate
 
 
 def rala(
@@ -29,7 +29,8 @@ def terms(
     # The denominator sees queries and keys before the rotation.
     denominator = denominators(q, k.sum(-2, keepdim=True))
     if rope:
-        q, k = rotate(q, hw), rotate(k, hw)
+        table = rotary_table(q, hw)
+        q, k = rotate(q, hw, table), rotate(k, hw, table)
     return q, k, denominator
 
 
