@@ -150,3 +150,10 @@ runpy.run_path({str(home / "tools/analysis_tools/get_flops.py")!r}, run_name="__
     )
     assert done.returncode == 0, done.stderr
     assert "backbone.layers.3" in done.stdout
+
+
+def test_the_import_path_of_version_0_1():
+    """Pages of that version told scripts to import this name from here."""
+    from ravlt.checkpoint import use_safe_loading
+
+    assert use_safe_loading is ravlt.weights.checkpoint.use_safe_loading
