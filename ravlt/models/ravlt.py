@@ -260,17 +260,8 @@ class RAVLTEncoder(BaseRAVLT):
     """Stem and stages, which backbone and classifier share.
 
     Args:
-        arch: See :func:`ravlt.models.archs.resolve_arch`.
-        attn_types: See :class:`RAVLT`, as all further arguments.
-        in_channels: Channels of the image.
-        num_stages: How many stages are built, from the first.
-        drop_path_rate: Rate of the last block; None is the arch's.
-        layer_scale_init: One number or four; None is the arch's.
-        norm_cfg: Batch norm, 'BN' or 'SyncBN'.
-        with_cp: Whether to recompute the blocks in the backward pass.
-        recompute_ffn: Whether to recompute parts of the feed-forward networks.
-        tile: Tokens along a side of a tile.
-        init_cfg: As in mmengine.
+        num_stages: How many stages are built, from the first. All other arguments are
+            those of :class:`RAVLT`.
 
     Raises:
         RAVLTError: If an argument does not make sense.
