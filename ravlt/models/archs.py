@@ -8,15 +8,16 @@ from mmengine.logging import print_log
 from ravlt.errors import RAVLTError
 
 NUM_STAGES = 4
-# An attention is a name, or a dict with options; one, or one a stage, or one a block.
+# An attention type is a name, or a dict with options. attn_types gives one for all
+# stages, one for each stage, or one for each block.
 AttnType = str | Mapping
 AttnTypes = AttnType | Sequence[AttnType | Sequence[AttnType]]
 
-# The attention of the released weights, stage by stage.
+# The attention types of the released weights, one for each stage.
 RELEASED_ATTN_TYPES = ("rala", "rala", "softmax", "softmax")
 
-# The released variants (paper, Table 1; drop path and layer scale as released), and
-# a test-sized one that runs in milliseconds.
+# The released variants (paper, Table 1; drop path and layer scale as released), and a
+# small variant for tests, which runs in milliseconds.
 ARCHS = {
     "t": dict(
         embed_dims=(64, 128, 256, 512),
@@ -65,7 +66,7 @@ _DEFAULTS = dict(
 
 
 def resolve_arch(arch: str | Mapping) -> dict:
-    """Return the settings of a named or custom architecture, checked.
+    """Check and return the settings of a named or custom architecture.
 
     Args:
         arch: One of ``'t'``, ``'s'``, ``'b'``, ``'l'``, ``'test'``, or a mapping
@@ -111,7 +112,7 @@ def resolve_arch(arch: str | Mapping) -> dict:
 
 
 def per_stage(key: str, values) -> tuple:
-    """Return one value for each of the four stages; a single one stands for all.
+    """Return one value for each of the four stages; a single value applies to all.
 
     Raises:
         RAVLTError: If a list does not have four entries.
@@ -132,16 +133,17 @@ def resolve_attn_types(
     """Check the attention types and give each block its own.
 
     Args:
-        attn_types: One for all stages, one for each stage, or in place of a stage's one
-            a list with one for each of its blocks.
-        depths: Blocks of each stage.
+        attn_types: One attention type for all stages, or one entry for each stage. An
+            entry is an attention type, or a list with one for each block of the stage.
+        depths: Number of blocks of each stage.
 
     Returns:
-        The shortest form, to be stored with weights (if all blocks of a stage share one
-        mechanism, its name once), and one for each block of each stage.
+        The shortest form, which is stored with weights (if all blocks of a stage share
+        one attention type, it is stored once), and the attention type of each block of
+        each stage.
 
     Raises:
-        RAVLTError: If a list does not have as many entries as stages or blocks.
+        RAVLTError: If the number of entries differs from that of stages or blocks.
     """
     stages = []
     stored = per_stage("attn_types", attn_types)
@@ -168,8 +170,8 @@ def split_profile(spec: AttnType) -> tuple[str, AttnType]:
         spec: A name, or a dict with ``type``, options and ``profile``.
 
     Returns:
-        ``'gated'`` or ``'paper'``, and the attention type without its profile. RALA's
-        own layer is the gated one.
+        ``'gated'`` or ``'paper'``, and the attention type without its profile. RALA
+        always has the profile ``'gated'``: the gated layer is that of its own paper.
 
     Raises:
         RAVLTError: If the profile is unknown.
@@ -187,10 +189,11 @@ def split_profile(spec: AttnType) -> tuple[str, AttnType]:
 
 
 def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    """Return the indices as a tuple.
+    """Check the output indices and return them as a tuple.
 
     Raises:
-        RAVLTError: If they are not distinct, not sorted, or name no stage.
+        RAVLTError: If they are empty, not distinct or not sorted, or if one names no
+            stage.
     """
     indices = tuple(out_indices)
     if not indices or sorted(set(indices)) != list(indices):
@@ -204,7 +207,7 @@ def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_frozen_stages(frozen_stages: int) -> int:
-    """Return the number of frozen stages.
+    """Check and return the number of frozen stages.
 
     Raises:
         RAVLTError: If it is out of range.
@@ -218,7 +221,7 @@ def check_frozen_stages(frozen_stages: int) -> int:
 
 
 def check_tile(tile: int | None) -> int | None:
-    """Return the side of a tile.
+    """Check and return the side of a tile.
 
     Raises:
         RAVLTError: If it is negative.
@@ -262,7 +265,7 @@ def _check_heads(stage: int, dim: int, heads: int) -> None:
             f"embed_dims[{stage}]={dim} is not divisible by num_heads[{stage}]="
             f"{heads}; change one of them."
         )
-    # Rows and columns take half of a head each, and rotations act on pairs.
+    # Rows and columns rotate one half of a head each, and a rotation acts on pairs.
     if (dim // heads) % 4:
         raise RAVLTError(
             f"embed_dims[{stage}]={dim} over num_heads[{stage}]={heads} gives a head "

@@ -1,11 +1,12 @@
-"""CHELA from summaries of the paper, not a reproduction; experimental.
+"""CHELA, experimental: built from summaries of the paper, not a reproduction.
 
-Short-long convolutions with hardware-efficient linear attention (Liu et al., ICML 2024,
-arXiv 2406.08128). Its equations were not at hand. The abstract and two public
-summaries agree on: a short convolution (high frequencies), SiLU and a long convolution
-(low frequencies) in sequence, merged by structural reparameterization where possible;
-queries, keys and values from the result; linear attention in tiles; an output gate; a
-residual. Everything else is ours and marked below.
+CHELA combines short and long convolutions with hardware-efficient linear attention (Liu
+et al., ICML 2024, arXiv 2406.08128). The equations of the paper were not available. Its
+abstract and two public summaries agree on these parts: a short convolution (high
+frequencies), SiLU and a long convolution (low frequencies) in sequence, merged by
+structural reparameterization where possible; queries, keys and values from the result;
+linear attention in tiles; an output gate; a residual. Everything else is our choice and
+marked below.
 """
 
 from collections.abc import Mapping
@@ -20,21 +21,21 @@ from ..layers import DepthwiseConv, PointwiseConv, batch_norm_affine, build_norm
 from .base import join_heads, split_heads
 from .norm import NormCore
 
-_LONG, _SHORT = 13, 3  # sides of the kernels; ours
+_LONG, _SHORT = 13, 3  # sides of the kernels; our choice
 _BATCH_NORM = {"type": "BN"}
 
 
 class CHELACore(NormCore):
-    """Linear attention whose queries and keys hold a short and a long convolution.
+    """NormAttention with a short and a long convolution added to queries and keys.
 
-    With u = SiLU(BN(long * x) + BN(short * x)), depthwise convolutions of the layer's
-    input x, and scales a and shifts b of each channel: NormAttention of
-    q + a_q u + b_q, k + a_k u + b_k and v. ``switch_to_deploy`` merges the two
-    convolutions and their norms into one convolution, exactly.
+    The core computes NormAttention of q + a_q u + b_q, k + a_k u + b_k and v, with
+    u = SiLU(BN(long * x) + BN(short * x)) from depthwise convolutions of the layer's
+    input x, and a scale a and a shift b for each channel. ``switch_to_deploy`` merges
+    the two convolutions and their norms into one convolution, exactly.
 
-    Ours: the affine maps follow Mega (arXiv 2209.10655), with the projections of
-    :class:`ravlt.models.ravlt.GatedAttention` in place of its own, so that weights of
-    RAVLT keep their meaning; elu + 1 and the norm are NormAttention's.
+    Our choices: the affine maps follow Mega (arXiv 2209.10655), with the projections of
+    :class:`ravlt.models.ravlt.GatedAttention` in place of Mega's, so that RAVLT weights
+    keep their meaning. elu + 1 and the norm are those of NormAttention.
 
     Args:
         dim: Channels over all heads, C.
@@ -70,12 +71,12 @@ class CHELACore(NormCore):
         return super().kv_buffer(*self._convolve(q, k, x), v, hw)
 
     def switch_to_deploy(self) -> None:
-        """Merge the convolutions and their norms, by the norms' running statistics."""
+        """Merge the convolutions and their norms, using the running statistics."""
         self.conv = self.conv.merge()
 
     def _convolve(self, q: Tensor, k: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         with autocast_off(x):
-            # Batch norms require inputs as precise as their parameters.
+            # Batch norm requires an input in the dtype of its parameters.
             u = self.conv(x.to(self.scale_q.dtype))
             u = F.silu(at_least_float32(u)).flatten(1, 2)
             u_q = self.scale_q * u + self.shift_q
@@ -86,14 +87,14 @@ class CHELACore(NormCore):
 
 
 class CHELAAttention(nn.Module):
-    """proj(core(q, k, v) SiLU(W_g u)) + u, with q, k, v = W u, u = low(SiLU(high(x))).
+    """CHELA's layer: proj(core(q, k, v) SiLU(W_g u)) + u, u = low(SiLU(high(x))).
 
-    From the summaries: the convolutions in sequence, projections of their result,
-    linear attention, gate and residual. Ours: depthwise kernels of 3 x 3 and 13 x 13;
-    the branches that are merged (1 x 1 beside the short kernel, 3 x 3 beside the long
-    one, each with a batch norm); SiLU in the gate, which reads u; the residual starts
-    at u; NormAttention as the mechanism. "In tiles" is a matter of speed only: the sums
-    are the same.
+    Queries, keys and values are projections of u. From the summaries: the convolutions
+    in sequence, projections of their result, linear attention, gate and residual. Our
+    choices: depthwise kernels of 3 x 3 and 13 x 13; the branches that are merged (1 x 1
+    beside the short kernel, 3 x 3 beside the long one, each with a batch norm); SiLU in
+    the gate, which reads u; the residual, which starts at u; NormAttention as the
+    mechanism. Linear attention in tiles would change the speed only, not the sums.
 
     Args:
         dim: Channels, C.
@@ -127,12 +128,12 @@ class CHELAAttention(nn.Module):
         return self.proj(join_heads(y, hw) * F.silu(self.gate(u))) + u
 
     def switch_to_deploy(self) -> None:
-        """Merge each pair of convolutions and their norms, by running statistics."""
+        """Merge each pair of convolutions and their norms, using running statistics."""
         self.high, self.low = self.high.merge(), self.low.merge()
 
 
 class ShortLongConv(nn.Module):
-    """BN(long * x) + BN(short * x): two depthwise convolutions, zero-padded.
+    """Sum of two zero-padded depthwise convolutions: BN(long * x) + BN(short * x).
 
     Args:
         channels: Number of channels, C.

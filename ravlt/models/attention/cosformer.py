@@ -13,13 +13,13 @@ LAYOUTS = ("product", "raster")
 
 
 class CosFormerCore(FeatureMapCore):
-    """ReLU attention that a cosine of the distance reweights.
+    """ReLU attention, reweighted by a cosine of the distance between tokens.
 
-    The weight of two tokens is cos(pi/2 dr/H) cos(pi/2 dc/W), with their distance dr
-    in rows and dc in columns: for a row of tokens the paper's own. It splits into
-    features of each token, 4 d in all. ``layout='raster'`` is the paper's form on
-    tokens in reading order, cos(pi/2 dn/N), which takes neighbours in a column for far
-    apart.
+    A pair of tokens dr rows and dc columns apart is reweighted by
+    cos(pi/2 dr/H) cos(pi/2 dc/W). On a single row this is the paper's form. The
+    reweighting factorizes into 4 d features of each token. ``layout='raster'`` applies
+    the paper's form, cos(pi/2 dn/N), to tokens in reading order; neighbours in a column
+    then count as distant.
 
     Args:
         dim: Channels over all heads, C.
@@ -44,7 +44,7 @@ class CosFormerCore(FeatureMapCore):
             waves = quarter_waves(height * width, q)
         else:
             rows, cols = quarter_waves(height, q), quarter_waves(width, q)
-            # (H, 1, 2, 1) x (1, W, 1, 2): every pair of a row's and a column's wave.
+            # (H, 1, 2, 1) x (1, W, 1, 2): all products of a row wave and a column wave.
             waves = rows[:, None, :, None] * cols[None, :, None, :]
             waves = waves.reshape(height * width, 4)
         return modulate(q.relu(), waves), modulate(k.relu(), waves)
@@ -54,11 +54,11 @@ class CosFormerCore(FeatureMapCore):
 
 
 def quarter_waves(length: int, like: Tensor) -> Tensor:
-    """Cosine and sine of pi/2 i/length for i = 0 .. length - 1.
+    """Compute the cosine and sine of pi/2 i/length for i = 0 .. length - 1.
 
     Args:
-        length: Positions along an axis.
-        like: Gives device and dtype.
+        length: Number of positions along an axis.
+        like: Tensor whose device and dtype the result has.
 
     Returns:
         A tensor of shape (length, 2).
@@ -69,7 +69,7 @@ def quarter_waves(length: int, like: Tensor) -> Tensor:
 
 
 def modulate(x: Tensor, waves: Tensor) -> Tensor:
-    """Multiplies features by waves of their token.
+    """Multiply the features of each token by its waves.
 
     Args:
         x: Features of shape (B, heads, N, d).

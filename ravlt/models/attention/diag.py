@@ -11,14 +11,14 @@ from .base import AttentionCore
 from .norm import rms_over_channels
 
 ACTIVATIONS = ("relu", "softmax")
-_WINDOW = 8  # tokens along a side of a block: 64 in all
+_WINDOW = 8  # tokens along one side of a block; a block has 64
 
 
 class DiagCore(AttentionCore):
-    """DiagAttention: attention inside of blocks of 8 x 8 tokens.
+    """DiagAttention: attention within blocks of 8 x 8 tokens.
 
     With ReLU, o_i = sum_j relu(<q_i, k_j> / sqrt(d)) v_j, normalised as in
-    NormAttention; or softmax, which needs no norm. Blocks at the border are smaller.
+    NormAttention. Softmax needs no norm. Blocks at the border are smaller.
 
     Args:
         dim: Channels over all heads, C.
@@ -78,7 +78,14 @@ class DiagCore(AttentionCore):
             return scores
 
     def _scores(self, q: Tensor, k: Tensor, real: Tensor) -> Tensor:
-        """Scores of tokens that share a block; ``real`` marks keys that count."""
+        """Compute scores within blocks.
+
+        Args:
+            q: Queries of shape (..., N, d).
+            k: Keys of shape (..., N, d).
+            real: Keys that are not padding, (..., N, 1); or a boolean mask (N, N) of
+                pairs that share a block.
+        """
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
         if real.dtype != torch.bool:
             real = real.transpose(-2, -1) > 0
@@ -88,7 +95,7 @@ class DiagCore(AttentionCore):
 
 
 def to_blocks(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """(B, heads, H * W, d) -> (B, heads, blocks, 64, d), padded with zeros."""
+    """Split (B, heads, H * W, d) into (B, heads, blocks, 64, d), padded with zeros."""
     height, width = hw
     x = x.unflatten(2, hw)
     x = F.pad(x, (0, 0, 0, -width % _WINDOW, 0, -height % _WINDOW))
@@ -97,7 +104,7 @@ def to_blocks(x: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def from_blocks(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Undoes :func:`to_blocks`."""
+    """Invert :func:`to_blocks` and remove its padding."""
     height, width = hw
     across = -(-width // _WINDOW)
     x = x.unflatten(3, (_WINDOW, _WINDOW)).unflatten(2, (-1, across))

@@ -1,4 +1,4 @@
-"""Attention by feature maps: what most linear mechanisms have in common."""
+"""Linear attention with a feature map: the base class of most mechanisms."""
 
 from abc import abstractmethod
 
@@ -10,10 +10,12 @@ from .base import AttentionCore
 
 
 class FeatureMapCore(AttentionCore):
-    """y_i = phi(q_i)^T S / <phi(q_i), m>, with means S of phi(k) v^T, and m of phi(k).
+    """Linear attention y_i = phi(q_i)^T S / <phi(q_i), m>.
 
-    Sums are means, so that no size of image overflows, and run in float32. A mechanism
-    says what its features are, and how it keeps the denominator from zero.
+    S is the mean of phi(k_j) v_j^T over the tokens, and m the mean of phi(k_j). Means
+    do not overflow on large images, as sums would. Both are computed in float32 or
+    wider. A subclass defines the features, and may define how the denominator stays
+    above zero.
 
     Args:
         dim: Channels over all heads, C.
@@ -28,24 +30,24 @@ class FeatureMapCore(AttentionCore):
     def features(
         self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Maps queries and keys, float32 or wider.
+        """Map queries and keys to features.
 
         Args:
-            q: As in :meth:`forward`.
-            k: As in :meth:`forward`.
-            v: As in :meth:`forward`.
+            q: As in :meth:`forward`, float32 or wider.
+            k: As in :meth:`forward`, float32 or wider.
+            v: As in :meth:`forward`, float32 or wider.
             hw: As in :meth:`forward`.
 
         Returns:
-            Two tensors of shape (B, heads, N, D), with any D.
+            phi(q) and phi(k) of shape (B, heads, N, D), for any D.
         """
 
     def denominator(self, mean: Tensor) -> Tensor:
-        """Keeps <phi(q_i), m> from zero; of shape (B, heads, N, 1)."""
+        """Return <phi(q_i), m> of shape (B, heads, N, 1), kept above zero."""
         return mean + 1e-6
 
     def values(self, v: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Gives what :meth:`dense` multiplies; of the shape of ``v``, most often it."""
+        """Return the values that :meth:`dense` multiplies: ``v``, unless overridden."""
         return v
 
     def forward(
@@ -72,7 +74,7 @@ class FeatureMapCore(AttentionCore):
         hw: tuple[int, int],
         x: Tensor | None = None,
     ) -> Tensor:
-        """Gives S: all that outputs keep of the values.
+        """Compute S, which holds all that outputs know of the values.
 
         Args:
             q: As in :meth:`forward`.
@@ -103,7 +105,7 @@ class FeatureMapCore(AttentionCore):
     def _prepare(
         self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives mapped q, mapped k over N, and the denominator."""
+        """Compute phi(q), phi(k) / N and the denominator."""
         q, k = self.features(at_least_float32(q), at_least_float32(k), v, hw)
         k = k / k.shape[-2]
         mean = q @ k.sum(-2, keepdim=True).transpose(-2, -1)

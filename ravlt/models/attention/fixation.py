@@ -10,15 +10,17 @@ from .shift import spatial_shift
 class FixationCore(FeatureMapCore):
     """Linear attention whose features are gated by the token's query, key and value.
 
-    phi(x) = relu(x) + 1/sqrt(d); q^ = sigmoid(G_q c) phi(q), k^ = sigmoid(G_k c)
-    phi(k) with c = [phi(q), phi(k), v] of the same token; all heads share G_q and G_k.
-    At first both gates are the same everywhere, and cancel.
+    phi(x) = relu(x) + 1/sqrt(d). The features are q^ = sigmoid(G_q c) phi(q) and
+    k^ = sigmoid(G_k c) phi(k), with c = [phi(q), phi(k), v] of the same token. All
+    heads share G_q and G_k. Both gates start near 1/2 everywhere, and a constant gate
+    cancels.
 
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
-        shift: Whether keys and values first take channels from neighbours, see
-            :func:`..shift.spatial_shift`; :meth:`dense` multiplies the moved values.
+        shift: Whether keys and values first take channels from neighbouring tokens
+            (:func:`ravlt.models.attention.shift.spatial_shift`). :meth:`dense` then
+            multiplies the shifted values.
     """
 
     def __init__(self, dim: int, num_heads: int, shift: bool = False) -> None:
@@ -47,6 +49,6 @@ class FixationCore(FeatureMapCore):
 
 
 def _gate(layer: nn.Linear, context: Tensor) -> Tensor:
-    # In the core's precision, whatever the module's.
+    # The core computes in float32 or wider, even if the module is in half precision.
     weight, bias = layer.weight.to(context.dtype), layer.bias.to(context.dtype)
     return nn.functional.linear(context, weight, bias).sigmoid()

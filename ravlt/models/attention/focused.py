@@ -10,15 +10,15 @@ from ..layers import DepthwiseConv
 from .base import PlainAttention
 from .features import FeatureMapCore
 
-_GRID = 14  # tokens along a side, of the table of positions
+_GRID = 14  # entries along one side of the position table
 
 
 class FocusedCore(FeatureMapCore):
-    """Linear attention whose feature map sharpens: f_p(x) = |x| x^p / |x^p|, p = 3.
+    """Linear attention with a sharpening feature map f_p(x) = |x| x^p / |x^p|, p = 3.
 
-    x is (relu + 1e-6) / softplus(sigma), with a learned sigma for each channel; powers
-    are taken element by element. As in the released code norms are over all channels,
-    not head by head as the paper writes.
+    x is (relu + 1e-6) / softplus(sigma), with a learned sigma for each channel. Powers
+    are elementwise. Norms run over all channels, as in the released code; the paper
+    writes them for each head.
 
     Args:
         dim: Channels over all heads, C.
@@ -39,18 +39,18 @@ class FocusedCore(FeatureMapCore):
 
     def _focus(self, x: Tensor, scale: Tensor) -> Tensor:
         x = (x.relu() + 1e-6) / scale
-        # The largest channel cancels; without it the power of a token without a
-        # positive channel would be 0 / 0.
+        # The division by the largest channel cancels in f. Without it, large exponents
+        # would underflow for a token without a positive channel, and f be 0 / 0.
         sharp = (x / x.amax((1, 3), keepdim=True)) ** self.power
         return sharp * (_norm(x) / _norm(sharp))
 
 
 class FocusedAttention(PlainAttention):
-    """proj(core(q, k + P, v) + DWC(v)).
+    """FLatten's attention layer: proj(core(q, k + P, v) + DWC(v)).
 
-    P are learned positions, on a grid of 14 x 14 that is resized (bicubic) to that of
-    the tokens: the paper's tables have the size of a classifier's grids, and fit no
-    other. DWC is a depthwise 5 x 5 convolution that all heads share.
+    P is a learned 14 x 14 table of position embeddings, resized (bicubic) to the token
+    grid. The paper's tables have the grid size of a classifier and fit no other size.
+    DWC is a depthwise 5 x 5 convolution whose kernels all heads share.
 
     Args:
         dim: Channels, C.
@@ -73,12 +73,12 @@ class FocusedAttention(PlainAttention):
             return F.interpolate(table, hw, mode="bicubic").permute(0, 2, 3, 1)
 
     def _local(self, v: Tensor) -> Tensor:
-        """The convolution of each head's features."""
+        """Convolve the values of each head."""
         heads = v.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
         local = self.dwc(heads.flatten(0, 1)).unflatten(0, heads.shape[:2])
         return local.permute(0, 2, 3, 1, 4).flatten(-2)
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Over all channels of a token: heads, and features of a head."""
+    """Compute the norm over all channels of a token, (B, 1, N, 1)."""
     return torch.linalg.vector_norm(x, dim=(1, 3), keepdim=True)

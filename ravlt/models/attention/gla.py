@@ -1,6 +1,7 @@
 """Gated linear attention (Yang et al., ICML 2024, arXiv 2312.06635) on images.
 
-In both directions, as ViG does it (Liao et al., AAAI 2025, arXiv 2405.18425).
+It scans the tokens in both directions, as ViG does (Liao et al., AAAI 2025, arXiv
+2405.18425).
 """
 
 import torch
@@ -15,33 +16,33 @@ from .base import AttentionCore, join_heads, split_heads
 
 SCANS = {"bidir": 2, "cross4": 4}
 _CHUNK = 16  # tokens between states
-_RANK = 16  # of the gates' logits
-_SHARPNESS = 16  # gates are sigmoid(logit)^(1 / 16): 0.96 at first
-_EPS = 1e-5  # on the mean square of an output
+_RANK = 16  # rank of the map from tokens to gate logits
+_SHARPNESS = 16  # gates are sigmoid(logit)^(1 / 16), initially near 0.96
+_EPS = 1e-5  # added to the mean square of an output
 
 
 class GLACore(AttentionCore):
-    """Gated linear attention: tokens are forgotten channel by channel on the way.
+    """Gated linear attention: a recurrence whose state decays channel by channel.
 
     In one direction, S_i = diag(a_i) S_{i-1} + k_i v_i^T and o_i = d^-1/2 S_i^T q_i,
-    with a_i = sigmoid(W_2 W_1 x_i + b)^(1/16), one for each channel of a key. The mean
-    over directions, which all hold the token itself, goes through an RMS norm of each
-    head: no denominator keeps its size.
+    with gates a_i = sigmoid(W_2 W_1 x_i + b)^(1/16), one for each channel of a key. The
+    output is the mean over directions, each of which includes the token itself. An RMS
+    norm of each head follows, because no denominator bounds the output.
 
-    Never runs token by token: inside of chunks of 16 tokens it is attention with
-    decaying weights, and so are the states that chunks hand on, in runs of 16, of which
-    runs are made again. All decays are products of gates, never quotients, so that none
-    exceeds 1.
+    The scan does not run token by token. Within a chunk of 16 tokens it computes
+    attention with decaying weights. The states at the chunk boundaries are computed in
+    the same way within runs of 16 chunks, then recursively for runs of runs. Each decay
+    is a product of gates, never a quotient of such products, so no factor exceeds 1.
 
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
-        scan: 'bidir', along the rows from the first token to the last, and back; or
-            'cross4', along the columns, too. Each direction has its own gates.
+        scan: 'bidir' scans along the rows, from the first token to the last and back.
+            'cross4' also scans along the columns. Each direction has its own gates.
 
     Attributes:
-        gain: Of each channel of a head, after the norm, (d,).
-        key_share: Channels of queries and keys over those of values.
+        gain: Factor of each channel of a head after the norm, (d,).
+        key_share: Width of queries and keys over the width of values.
 
     Raises:
         RAVLTError: If the scan is unknown.
@@ -95,7 +96,7 @@ class GLACore(AttentionCore):
             return scores * rms_factor(scores @ v)
 
     def _log_gates(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Gives log a of each direction, of the keys' shape, from x of (B, H, W, C)."""
+        """Compute log a of each direction, shaped like keys, from x of (B, H, W, C)."""
         down, up, bias = (
             p.to(x.dtype)
             for p in (self.gate_down.weight, self.gate_up.weight, self.gate_up.bias)
@@ -108,17 +109,18 @@ class GLACore(AttentionCore):
 
 
 class NarrowGLACore(GLACore):
-    """Queries and keys are half as wide as values."""
+    """Gated linear attention whose queries and keys are half as wide as its values."""
 
     key_share = 0.5
 
 
 class GLAAttention(nn.Module):
-    """proj(core(q, k, v) s + norm(l) (1 - s)), s = sigmoid(W l + b), l = conv(x).
+    """ViG's layer: proj(core(q, k, v) s + norm(l) (1 - s)), s = sigmoid(W l + b).
 
-    l, the local branch, is a depthwise 3 x 3 convolution of the input; queries, keys,
-    values and the forget gates are made of it. The norm is an RMS norm of each head
-    with a gain, as at the core's end. The other products have no bias.
+    The local branch l is a depthwise 3 x 3 convolution of the input. Queries, keys,
+    values and the forget gates are computed from l. The norm is an RMS norm of each
+    head with a gain, as at the end of the core. The convolution and the projections of
+    this layer have no bias, except W.
 
     Args:
         dim: Channels, C.
@@ -159,12 +161,12 @@ def _scaled(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
 
 
 def rms_factor(y: Tensor) -> Tensor:
-    """One over the root of the mean square of the last dimension, (..., 1)."""
+    """Compute 1 / root mean square over the last dimension, (..., 1)."""
     return (y.square().mean(-1, keepdim=True) + _EPS).rsqrt()
 
 
 def _lined_up(x: Tensor, hw: tuple[int, int], direction: int) -> Tensor:
-    """Sorts tokens (B, heads, N, any) as a direction meets them.
+    """Sort tokens (B, heads, N, any) into the order of a scan direction.
 
     Args:
         x: Tokens, row by row.
@@ -177,7 +179,7 @@ def _lined_up(x: Tensor, hw: tuple[int, int], direction: int) -> Tensor:
 
 
 def _put_back(x: Tensor, hw: tuple[int, int], direction: int) -> Tensor:
-    """Undoes :func:`_lined_up`."""
+    """Invert :func:`_lined_up`."""
     x = x.flip(2) if direction % 2 else x
     return _transposed(x, hw[::-1]) if direction >= 2 else x
 
@@ -187,13 +189,13 @@ def _transposed(x: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def _scan(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
-    """One direction: o_i = sum_{j <= i} <q_i, exp(g_{j+1} + .. + g_i) k_j> v_j.
+    """Scan one direction: o_i = sum_{j <= i} <q_i, exp(g_{j+1} + .. + g_i) k_j> v_j.
 
     Args:
         q: Scaled queries, (B, heads, N, d).
         k: Keys of the same shape.
         v: Values of shape (B, heads, N, any).
-        g: Logarithms of the gates, of the shape of keys; none is positive.
+        g: Logarithms of the gates, shaped like the keys; none is positive.
 
     Returns:
         A tensor of the shape of ``v``.
@@ -209,18 +211,18 @@ def _scan(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
 
 
 def _runs(x: Tensor, size: int) -> Tensor:
-    """(B, heads, N, ..) -> (B, heads, runs, size, ..), with zeros at the end.
+    """Split (B, heads, N, ..) into (B, heads, runs, size, ..), padded with zeros.
 
-    Of no effect there: nothing comes from zero keys.
+    The padding changes no result, because zero keys contribute nothing.
     """
     tokens = x.shape[2]
-    runs = (tokens + size - 1) // size  # and no remainders: compilers are slow at them
+    runs = (tokens + size - 1) // size  # no remainder (%): it slows compilers down
     padding = [0, 0] * (x.ndim - 3) + [0, runs * size - tokens]
     return F.pad(x, padding).unflatten(2, (runs, size))
 
 
 def _decayed(q: Tensor, k: Tensor, g: Tensor) -> Tensor:
-    """The explicit matrix of :func:`_scan`, (B, heads, N, N)."""
+    """Compute the explicit matrix of :func:`_scan`, (B, heads, N, N)."""
     tokens = q.shape[2]
     size = 1 << (tokens - 1).bit_length()
     q, k, g = (F.pad(t, (0, 0, 0, size - tokens)) for t in (q, k, g))
@@ -228,16 +230,16 @@ def _decayed(q: Tensor, k: Tensor, g: Tensor) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor, sums: Tensor) -> Tensor:
-    """Scores in a run of tokens: <q_i, exp(s_i - s_j) k_j> where j <= i, else 0.
+    """Compute scores in a run of tokens: <q_i, exp(s_i - s_j) k_j> if j <= i, else 0.
 
-    Blocks of twice the size by turns: where i is in the second half of a block and j in
-    the first, both decay from the middle, exp(s_i - s_m) and exp(s_m - s_j). So scores
-    are plain products, and no factor exceeds 1.
+    The block size doubles in every step. For i in the second half of a block and j in
+    the first, the decay splits at the middle m into exp(s_i - s_m) and exp(s_m - s_j).
+    The scores across the halves are then plain products, and no factor exceeds 1.
 
     Args:
         q: Queries of shape (..., c, d); c is a power of two.
         k: Keys of the same shape.
-        sums: s, sums of the logarithms of the gates up to a token, of the same shape.
+        sums: s, the cumulative sums of the logarithms of the gates, of the same shape.
 
     Returns:
         A tensor of shape (..., c, c).
@@ -264,13 +266,14 @@ def _scores(q: Tensor, k: Tensor, sums: Tensor) -> Tensor:
 
 
 def _states_before(g: Tensor, states: Tensor) -> Tensor:
-    """What chunks know of those before: P_m = exp(g_{m-1}) P_{m-1} + S_{m-1}, P_0 = 0.
+    """Compute the state before each chunk.
 
-    Runs of 16 chunks by all pairs; and these runs are chunks themselves.
+    P_0 = 0 and P_m = exp(g_{m-1}) P_{m-1} + S_{m-1}. Within a run of 16 chunks, all
+    pairs of chunks are summed. The function then calls itself with the runs as chunks.
 
     Args:
-        g: Logarithms of what a chunk leaves of earlier states, (B, heads, M, d).
-        states: What a chunk adds, S, (B, heads, M, d, any).
+        g: Logarithm of the decay over each chunk, (B, heads, M, d).
+        states: S, the state that each chunk adds, (B, heads, M, d, any).
 
     Returns:
         P of the shape of ``states``.
@@ -279,10 +282,10 @@ def _states_before(g: Tensor, states: Tensor) -> Tensor:
     run = count if count < _CHUNK else _CHUNK
     g, states = _runs(g, run), _runs(states, run)
     after = g.cumsum(3)
-    before = F.pad(after, (0, 0, 1, 0))  # of each chunk, and at the end of the run
+    before = F.pad(after, (0, 0, 1, 0))  # one entry a chunk, and the end of the run
     decay = before[..., :, None, :] - after[..., None, :, :]
     later = torch.ones(run + 1, run, dtype=torch.bool, device=g.device).triu()
-    # Before the exponential, which may overflow there.
+    # Masked before the exponential, which may overflow at the masked entries.
     decay = decay.masked_fill(later[..., None], -torch.inf).exp()
     known = torch.einsum("...ijf,...jfe->...ife", decay, states)
     known, ends = known[..., :-1, :, :], known[..., -1, :, :]

@@ -13,15 +13,15 @@ NORMALISATIONS = ("exp", "softmax", "softmax_half")
 class HedgehogCore(FeatureMapCore):
     """Linear attention whose feature map learns to be as spiky as softmax.
 
-    phi(x) = [exp(W x + b), exp(-(W x + b))], with W and b for each head and for queries
-    and keys apart; W begins as the identity. Shifts that cancel keep exp in range.
+    phi(x) = [exp(W x + b), exp(-(W x + b))]. Each head has its own W and b for queries
+    and for keys. W starts as the identity. Shifts that cancel keep exp in range.
 
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
-        normalisation: 'exp', the paper's definition; 'softmax' over the 2 d features of
-            a token, or 'softmax_half' over each half, as released variants do: these
-            weigh keys differently.
+        normalisation: 'exp' is the paper's definition. Released variants take the
+            softmax over the 2 d features of a token ('softmax') or over each half of
+            them ('softmax_half'). These two weigh keys differently from 'exp'.
 
     Raises:
         RAVLTError: If the normalisation is unknown.
@@ -53,12 +53,13 @@ class HedgehogCore(FeatureMapCore):
         q, k = torch.cat((q, -q), dim=-1), torch.cat((k, -k), dim=-1)
         if self.normalisation == "softmax":
             return q.softmax(-1), k.softmax(-1)
-        # A feature's largest key moves to the queries; then a query's largest feature
-        # cancels. So that every query meets a product of 1: no exp is too large, and
-        # no denominator below 1 / N.
+        # The maximum of each feature over the keys moves from keys to queries. Then the
+        # maximum over each query's features is subtracted, which cancels. All exponents
+        # are then at most 0, so exp does not overflow. For every query, one key and one
+        # feature have a product of 1, so no denominator is below 1 / N.
         k_max = k.amax(-2, keepdim=True).detach()
         q, k = q + k_max, k - k_max
         return (q - q.amax(-1, keepdim=True).detach()).exp(), k.exp()
 
     def denominator(self, mean: Tensor) -> Tensor:
-        return mean.clamp(min=1e-12)  # an eps would not cancel as the shifts do
+        return mean.clamp(min=1e-12)  # an added eps would not cancel, unlike the shifts

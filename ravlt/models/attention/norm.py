@@ -10,10 +10,11 @@ from .base import AttentionCore
 
 
 class NormCore(AttentionCore):
-    """NormAttention: no denominator, but a norm over all channels of the output.
+    """NormAttention: linear attention with an output norm in place of the denominator.
 
-    o_i = phi(q_i)^T mean_j phi(k_j) v_j^T with phi = elu + 1; then o / (rms(o) + eps),
-    over the channels of all heads (SimpleRMSNorm, without parameters).
+    o_i = phi(q_i)^T mean_j phi(k_j) v_j^T with phi = elu + 1. The output is
+    o / (rms(o) + eps), with the root mean square over the channels of all heads
+    (SimpleRMSNorm, without parameters).
 
     Args:
         dim: Channels over all heads, C.
@@ -47,7 +48,7 @@ class NormCore(AttentionCore):
         hw: tuple[int, int],
         x: Tensor | None = None,
     ) -> Tensor:
-        """Gives mean_j phi(k_j) v_j^T, (B, heads, d, d), float32 or wider."""
+        """Compute mean_j phi(k_j) v_j^T, (B, heads, d, d), float32 or wider."""
         with autocast_off(q):
             _, k, v = _mapped(q, k, v)
             return k.transpose(-2, -1) @ v
@@ -67,10 +68,13 @@ class NormCore(AttentionCore):
 
 
 def rms_over_channels(x: Tensor) -> Tensor:
-    """Root of the mean square over the channels of all heads, (B, 1, N, 1), plus 1e-8.
+    """Compute 1e-8 plus the root mean square over the channels of all heads.
 
     Args:
         x: A tensor of shape (B, heads, N, d).
+
+    Returns:
+        A tensor of shape (B, 1, N, 1).
     """
     channels = x.shape[1] * x.shape[3]
     norm = torch.linalg.vector_norm(x, dim=(1, 3), keepdim=True)
@@ -79,5 +83,5 @@ def rms_over_channels(x: Tensor) -> Tensor:
 
 def _mapped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = (at_least_float32(x) for x in (q, k, v))
-    # Over N: the norm undoes it, but no sum overflows.
+    # The norm cancels the division by N, which keeps sums over tokens from overflowing.
     return elu1(q), elu1(k) / k.shape[-2], v

@@ -1,4 +1,4 @@
-"""Softmax attention; with rotary positions it is what released stages 3 and 4 use."""
+"""Softmax attention; stages 3 and 4 of the released network use it with RoPE."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +12,8 @@ from .base import AttentionCore
 class SoftmaxCore(AttentionCore):
     """Softmax attention: A = softmax_j(<R_i q_i, R_j k_j> / sqrt(d)).
 
-    Runs through ``scaled_dot_product_attention``, whose memory is linear in the
-    tokens; its time stays quadratic. Only the rotation needs float32.
+    It calls ``scaled_dot_product_attention``, whose memory is linear in the tokens; its
+    time is quadratic. Only the rotation needs float32.
 
     Args:
         dim: Channels over all heads, C.

@@ -13,17 +13,18 @@ from .features import FeatureMapCore
 
 
 class VicinityCore(FeatureMapCore):
-    """ReLU attention with a bias to near tokens.
+    """ReLU attention, reweighted in favour of near tokens.
 
-    The weight of two tokens is cos(pi/2 dr/H) + cos(pi/2 dc/W), with their distance dr
-    in rows and dc in columns; it splits into 4 d features of each token.
+    A pair of tokens dr rows and dc columns apart is reweighted by
+    cos(pi/2 dr/H) + cos(pi/2 dc/W). The reweighting factorizes into 4 d features of
+    each token.
 
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
         legacy_clamp: Whether to clamp the magnitude of every intermediate result to
-            1e-4 .. 1e4, as the released code does. With many tokens outputs are then
-            not normalised any more; there is no dense form.
+            1e-4 .. 1e4, as the released code does. With many tokens the outputs are
+            then no longer normalised. There is no dense form.
     """
 
     def __init__(self, dim: int, num_heads: int, legacy_clamp: bool = False) -> None:
@@ -76,16 +77,16 @@ class VicinityCore(FeatureMapCore):
 
 
 class VicinityAttention(PlainAttention):
-    """Attention on half of the channels, and a gate that gives back the features.
+    """Vicinity attention on half of the channels, with a channel gate on the output.
 
     Feature reduction: queries, keys and values have C / 2 channels. Feature preserving
-    connection: the output, of C channels again, times 1 + s, with
-    s = sigmoid(W_2 relu(W_1 mean(x))), one for each image and channel.
+    connection: the output has C channels again and is multiplied by 1 + s, with
+    s = sigmoid(W_2 relu(W_1 mean(x))) for each image and channel.
 
     Args:
         dim: Channels, C.
-        num_heads: Number of heads, half as wide as usual.
-        core: The mechanism, of C / 2 channels.
+        num_heads: Number of heads; a head has C / (2 heads) channels.
+        core: The mechanism, with C / 2 channels.
     """
 
     def __init__(self, dim: int, num_heads: int, core: VicinityCore) -> None:
