@@ -1,4 +1,4 @@
-"""What one token attends to: a row of an attention matrix, without the matrix.
+"""Rows of attention matrices: what one token attends to, without the N x N matrix.
 
 Shapes: B images, N = H W tokens, heads of d channels.
 """
@@ -18,22 +18,22 @@ from ravlt.ops.precision import at_least_float32, autocast_off
 from .rank_study import Subject, name_of, to_pixels
 
 HEADS = ("mean", "max", "each")
-_STRIDE = 4  # of the first stage, in pixels
+_STRIDE = 4  # stride of the first stage, in pixels
 
 
 def attention_row(core: AttentionCore, inputs: tuple, token: int) -> Tensor:
-    """Gives row i of ``core.dense``, A_ij for all j, in linear memory.
+    """Compute row i of ``core.dense``, A_ij for all j, in linear memory.
 
-    With a feature map it is <phi(q_i), phi(k_j)> over the denominator. Of any other
-    core it is a derivative: for u at token i, d<u, y_i> / dv_j = A_ij u. That holds for
-    one that ends with a norm, too, where u is orthogonal to y_i, along which lies all
-    that the norm changes.
+    With a feature map, the row is <phi(q_i), phi(k_j)> over the denominator. For any
+    other core it is a derivative: d<u, y_i> / dv_j = A_ij u for a vector u. If the core
+    ends with a norm, this holds for u orthogonal to y_i, because the norm contributes a
+    derivative along y_i only.
 
     Args:
         core: The mechanism.
-        inputs: What it is called with: q, k and v of shape (B, heads, N, d), (H, W),
-            and whatever else it reads.
-        token: i, row by row.
+        inputs: Its arguments: q, k and v of shape (B, heads, N, d), (H, W), and the
+            layer's input if the mechanism needs it.
+        token: Index i of the token, row by row.
 
     Returns:
         A tensor of shape (B, heads, N), float32 or wider.
@@ -66,7 +66,7 @@ def attention_row(core: AttentionCore, inputs: tuple, token: int) -> Tensor:
 
 
 def _orthogonal(y: Tensor) -> Tensor:
-    """The axis on which y is smallest, less what y has of it; of the shape of y."""
+    """Project the axis of y's smallest entry onto the orthogonal complement of y."""
     axis = y.abs().argmin(-1, keepdim=True)
     length = y.square().sum(-1, keepdim=True)
     along = torch.where(length > 0, y.gather(-1, axis) / length, 0.0)
@@ -79,19 +79,19 @@ def token_at(
     size: tuple[int, int],
     stride: int,
 ) -> tuple[int, int]:
-    """Finds the token over a pixel: the one whose square holds the pixel's centre.
+    """Find the token of a pixel: the one whose square contains the pixel's centre.
 
     Args:
         pixel: Column and row of the pixel, from 0.
-        image_size: Width and height of the image that has it.
-        size: Height and width that the image is stretched to.
-        stride: Side of a token, in pixels of the stretched image.
+        image_size: Width and height of the image.
+        size: Height and width to which the image is resized.
+        stride: Side of a token, in pixels of the resized image.
 
     Returns:
         Row and column of the token.
 
     Raises:
-        RAVLTError: If the image has no such pixel.
+        RAVLTError: If the pixel is outside of the image.
     """
     if not all(0 <= p < side for p, side in zip(pixel, image_size, strict=True)):
         raise RAVLTError(
@@ -108,12 +108,12 @@ def token_at(
 
 @dataclass
 class Seen:
-    """What a token of a layer attends to.
+    """Attention weights of one token of a layer.
 
     Attributes:
         attention: Name of the mechanism.
-        signed: Whether its weights may be negative.
-        weights: Its row of every head, (heads, H, W).
+        signed: Whether weights may be negative.
+        weights: The token's row of the attention matrix of each head, (heads, H, W).
         token: Row and column of the token.
         cell: Height and width of a token, in pixels of the image.
     """
@@ -133,18 +133,18 @@ def look(
     stage: int,
     block: int,
 ) -> Seen:
-    """Runs the backbone on an image, and takes the row of one token of one layer.
+    """Run the backbone on an image and compute the attention of one token of a layer.
 
     Args:
         subject: The backbone.
         image: The image, RGB.
-        size: Height and width that it is stretched to.
-        pixel: Column and row of the pixel of the image that asks.
-        stage: Of the layer, from 1.
-        block: Of the layer in its stage, from 1.
+        size: Height and width to which the image is resized.
+        pixel: Column and row of the image pixel whose token attends.
+        stage: Stage of the layer, from 1.
+        block: Block of the layer in its stage, from 1.
 
     Raises:
-        RAVLTError: If there is no such pixel or layer.
+        RAVLTError: If the pixel or the layer does not exist.
     """
     core = find_layer(subject.backbone, stage, block).core
     stride = _STRIDE << (stage - 1)
@@ -164,10 +164,10 @@ def look(
 
 
 def find_layer(backbone: RAVLT, stage: int, block: int) -> nn.Module:
-    """Finds an attention layer; stages and blocks count from 1.
+    """Return an attention layer; stages and blocks count from 1.
 
     Raises:
-        RAVLTError: If there is no such layer.
+        RAVLTError: If the layer does not exist.
     """
     depths = [len(layer.blocks) for layer in backbone.layers]
     if not (1 <= stage <= len(depths) and 1 <= block <= depths[stage - 1]):
@@ -179,17 +179,17 @@ def find_layer(backbone: RAVLT, stage: int, block: int) -> nn.Module:
 
 
 def put_core(backbone: RAVLT, name: str, stage: int, block: int) -> None:
-    """Gives a layer another mechanism, which then meets the same q, k and v.
+    """Replace the mechanism of a layer; the new one receives the same q, k and v.
 
     Args:
         backbone: Changed in place.
-        name: A key of :data:`ravlt.models.attention.CORES`; parameters of its own have
-            their initial values.
-        stage: Of the layer, from 1.
-        block: Of the layer in its stage, from 1.
+        name: A key of :data:`ravlt.models.attention.CORES`. Parameters that the new
+            mechanism adds have their initial values.
+        stage: Stage of the layer, from 1.
+        block: Block of the layer in its stage, from 1.
 
     Raises:
-        RAVLTError: If there is no such layer, or it is the layer of another paper.
+        RAVLTError: If the layer does not exist, or its profile is 'paper'.
     """
     layer = find_layer(backbone, stage, block)
     if not isinstance(layer, GatedAttention):
@@ -201,15 +201,15 @@ def put_core(backbone: RAVLT, name: str, stage: int, block: int) -> None:
 
 
 def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
-    """Gives one map of all heads, or one of each.
+    """Combine the maps of all heads into one, or return one map for each head.
 
     Args:
         weights: Rows of shape (heads, H, W).
-        heads: 'mean'; 'max', of each token the weight that is farthest from 0; 'each',
-            and one is one, whatever it says.
+        heads: 'mean'; 'max' takes for each token the weight farthest from 0; 'each'
+            keeps the heads apart. A single head is returned as it is.
 
     Returns:
-        Maps of shape (H, W) by what they show.
+        Maps of shape (H, W), by title.
     """
     if heads == "each" or len(weights) == 1:
         return {f"head {i}": one for i, one in enumerate(weights, 1)}
@@ -220,7 +220,7 @@ def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
 
 
 def describe(seen: Seen, weights: Tensor) -> str:
-    """Says what a map of :func:`by_heads` sums to, and how far it reaches."""
+    """Describe a map of :func:`by_heads`: its sum and :func:`half_radius`."""
     radius = half_radius(weights, seen.token, seen.cell)
     return f"sum {weights.sum().item():.3g}, half of it within {radius:.0f} px"
 
@@ -228,12 +228,12 @@ def describe(seen: Seen, weights: Tensor) -> str:
 def half_radius(
     weights: Tensor, token: tuple[int, int], cell: tuple[float, float]
 ) -> float:
-    """Gives the distance from a token within which lies half of the sum of abs(A_ij).
+    """Compute the radius around a token that contains half of the sum of abs(A_ij).
 
     Args:
-        weights: A row, (H, W).
+        weights: A row of the attention matrix, (H, W).
         token: Row and column of the token.
-        cell: Height and width of a token; distances are between their centres.
+        cell: Height and width of a token; distances are between token centres.
     """
     rows, cols = (
         (torch.arange(n, dtype=torch.float64) - at) * side

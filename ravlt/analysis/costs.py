@@ -1,4 +1,4 @@
-"""What the parts of a detector or segmentor cost: parameters and multiply-adds."""
+"""Costs of the parts of a detector or segmentor: parameters and multiply-adds."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ from .macs import count_macs_by_module
 from .samples import make_sample
 from .subjects import build_subject
 
-# As MMDetection 2 counted two-stage detectors, and with it the paper.
+# MMDetection 2 counted two-stage detectors with these numbers, and the paper used it.
 _PROPOSALS, _MASKS = 1000, 100
 _ROI_HEADS = ("StandardRoIHead", "CascadeRoIHead")
 
 
 @dataclass
 class Cost:
-    """Parameters, and multiply-adds without the products of attention and with them."""
+    """Parameters, and multiply-adds without and with the products of attention."""
 
     params: int = 0
     macs_without_attention: int = 0
@@ -35,7 +35,7 @@ class Cost:
 
 
 class _Inference(nn.Module):
-    """Calls a model from within a module, so that its parts are counted by name."""
+    """Module that calls a model in its forward pass; parts are then counted by name."""
 
     def __init__(self, model: nn.Module, step: Callable[[], object]) -> None:
         super().__init__()
@@ -47,37 +47,38 @@ class _Inference(nn.Module):
 
 
 def costs_of(name: str, size: tuple[int, int]) -> dict[str, Cost]:
-    """Builds a model and counts its costs, on the meta device if it can run there.
+    """Build a model and count its costs, on the meta device if it can run there.
 
     Args:
         name: As in :func:`ravlt.analysis.subjects.build_subject`.
         size: Height and width of the image.
 
     Returns:
-        As :func:`count_costs`.
+        As in :func:`count_costs`.
     """
     try:
         with torch.device("meta"):
             return count_costs(build_subject(name, size), size)
-    except RuntimeError:  # some models look at numbers on their way
+    except RuntimeError:  # some models branch on the values of tensors
         return count_costs(build_subject(name, size), size)
 
 
 def count_costs(model: nn.Module, size: tuple[int, int]) -> dict[str, Cost]:
-    """Counts the costs of inference on one image, part by part.
+    """Count the costs of inference on one image for each part of a model.
 
-    Of mmdet's StandardRoIHead and CascadeRoIHead the boxes of 1000 proposals and the
-    masks of 100 are counted, in every stage of a cascade; of other models, what the
-    host computes for one image.
+    mmdet's StandardRoIHead and CascadeRoIHead are counted with the boxes of 1000
+    proposals and the masks of 100, in every stage of a cascade. Other models are
+    counted with what the host computes for one image.
 
     Args:
-        model: A detector, a segmentor, or a network that takes images; on the meta
+        model: A detector, a segmentor, or a network that takes images. On the meta
             device nothing is computed.
         size: Height and width of the image.
 
     Returns:
-        Costs by name of the part: the children of the backbone (stages one by one),
-        the other children of the model, and 'total'.
+        Costs by the name of the part: the children of the backbone (each stage apart),
+        the other children of the model, 'rest' if these do not add up to the total, and
+        'total'.
     """
     model = model.eval()
     step = _inference_step(model, size)
@@ -90,7 +91,7 @@ def count_costs(model: nn.Module, size: tuple[int, int]) -> dict[str, Cost]:
     parts = {name: cost for name, cost in parts.items() if cost != Cost()}
     total = Cost(sum(p.numel() for p in model.parameters()), *counts["Global"])
     rest = sum(parts.values(), Cost())
-    if rest != total:  # the model's own; negative where parts share a module
+    if rest != total:  # the model's own costs; negative if parts share a module
         parts["rest"] = Cost(
             total.params - rest.params,
             total.macs_without_attention - rest.macs_without_attention,
@@ -127,8 +128,8 @@ def _cost(name: str, part: nn.Module, counts: dict[str, tuple[int, int]]) -> Cos
 def _macs(
     name: str, part: nn.Module, counts: dict[str, tuple[int, int]]
 ) -> tuple[int, int]:
-    """Macs of a part, or of its own parts where it is called by another method."""
-    if isinstance(part, Stage):  # the trunk calls the step down to the next one
+    """Return the MACs of a part, or the sum over its children if it was not called."""
+    if isinstance(part, Stage):  # the trunk, not the stage, calls its downsampling
         called = [counts[name], counts.get(f"{name}.downsample", (0, 0))]
     elif name in counts:
         called = [counts[name]]
@@ -141,12 +142,12 @@ def _macs(
 def _inference_step(model: nn.Module, size: tuple[int, int]) -> Callable[[], object]:
     device = next(model.parameters()).device
     image = torch.zeros(1, 3, *size, device=device)
-    if not hasattr(model, "data_preprocessor"):  # not of the hosts
+    if not hasattr(model, "data_preprocessor"):  # not a model of the hosts
         return lambda: model(image)
     if type(getattr(model, "roi_head", None)).__name__ in _ROI_HEADS:
         return lambda: _two_stages(model, image)
     sample = make_sample(model, size)
-    if hasattr(model, "encode_decode"):  # mmseg's 'tensor' mode knows no samples
+    if hasattr(model, "encode_decode"):  # mmseg's 'tensor' mode ignores the samples
         return lambda: model.encode_decode(image, [sample.metainfo])
     return lambda: model(image, [sample], mode="tensor")
 
@@ -163,7 +164,7 @@ def _two_stages(model: nn.Module, image: torch.Tensor) -> None:
 
 
 def _explicit_attention(model: nn.Module) -> contextlib.AbstractContextManager:
-    """Has fused attention counted by its definition: on CPUs it would go unseen."""
+    """Return a context that runs attention unfused: fused CPU kernels go uncounted."""
     if next(model.parameters()).is_meta:
         return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel  # PyTorch 2.3
@@ -173,7 +174,10 @@ def _explicit_attention(model: nn.Module) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def _without_roi_pooling(model: nn.Module) -> Iterator[None]:
-    """Pooling multiplies nothing that is counted, and cannot run on the meta device."""
+    """Replace RoI pooling by zeros of the same shape.
+
+    Pooling has no products that are counted, and cannot run on the meta device.
+    """
     extractors = [m for m in model.modules() if hasattr(m, "roi_layers")]
 
     def stand_in(extractor: nn.Module):

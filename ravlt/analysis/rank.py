@@ -1,7 +1,7 @@
 """Ranks of attention: spectra of KV buffers and outputs, entropy and sums of rows.
 
-Shapes: B images, N tokens, heads of d channels, C channels in all. Spectra are singular
-values in falling order.
+Shapes: B images, N tokens, heads of d channels, C channels in all. A spectrum holds the
+singular values in descending order.
 """
 
 import contextlib
@@ -16,33 +16,35 @@ from ravlt.errors import RAVLTError
 from ravlt.models.attention import AttentionCore, LinearCore, RALACore
 from ravlt.models.ravlt import GatedAttention
 
-# What a singular value must exceed to count, over the largest. Layers compute in
-# float32, whose rounding is some 1e-6 of the largest.
+# Thresholds of the numerical rank, relative to the largest singular value. Layers
+# compute in float32, whose rounding error is about 1e-6 of the largest.
 TOLERANCES = (1e-2, 1e-3, 1e-4)
 
 
 def singular_values(x: Tensor) -> Tensor:
-    """Gives the spectra of matrices, computed in float64.
+    """Compute the spectra of matrices in float64.
 
     Args:
         x: Matrices of shape (..., rows, columns).
 
     Returns:
-        A tensor of shape (..., min(rows, columns)); NaN for a matrix that is not
-        finite, of which training may make one without having to stop for this.
+        A tensor of shape (..., min(rows, columns)). It is NaN for a matrix with NaN or
+        Inf, because a measurement must not stop a training run.
     """
     x = x.detach().double()
     finite = x.isfinite().all(-1).all(-1)
     x = torch.where(finite[..., None, None], x, 0.0)
     if x.shape[-2] < x.shape[-1]:
         x = x.transpose(-2, -1)
-    # The triangle has the same singular values, and tokens are many.
+    # R has the same singular values as x and is much smaller, as tokens are many.
     values = torch.linalg.svdvals(torch.linalg.qr(x, mode="r").R)
     return torch.where(finite[..., None], values, torch.nan)
 
 
 def effective_rank(spectra: Tensor) -> Tensor:
-    """exp of the entropy of p_i = s_i / sum_j s_j (Roy and Vetterli, EUSIPCO 2007).
+    """Compute exp of the entropy of p_i = s_i / sum_j s_j.
+
+    This is the effective rank of Roy and Vetterli (EUSIPCO 2007).
 
     Args:
         spectra: Singular values of shape (..., r).
@@ -56,32 +58,32 @@ def effective_rank(spectra: Tensor) -> Tensor:
 
 
 def numerical_rank(spectra: Tensor, tolerance: float) -> Tensor:
-    """Counts singular values above a share of the largest.
+    """Count the singular values above a fraction of the largest.
 
     Args:
-        spectra: Singular values of shape (..., r), falling.
-        tolerance: The share, between 0 and 1.
+        spectra: Singular values of shape (..., r), in descending order.
+        tolerance: The fraction, between 0 and 1.
 
     Returns:
-        Whole numbers of shape (...).
+        Integers of shape (...).
     """
     return (spectra > tolerance * spectra[..., :1]).sum(-1)
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """In nats, over the last axis; 0 log 0 is 0."""
+    """Compute the entropy over the last axis, in nats; 0 log 0 is 0."""
     return -torch.xlogy(shares, shares).sum(-1)
 
 
 @dataclass
 class Call:
-    """What one attention layer computed on its way.
+    """Intermediate results of one call of an attention layer.
 
     Attributes:
         layer: The layer.
-        inputs: What its core was called with: q, k and v of shape (B, heads, N, d),
-            (H, W), and whatever else the mechanism reads.
-        mixed: What the core gave, (B, heads, N, d).
+        inputs: Arguments of its core: q, k and v of shape (B, heads, N, d), (H, W), and
+            the layer's input if the mechanism needs it.
+        mixed: Output of the core, (B, heads, N, d).
         local: LePE of the values, (B, heads, N, d).
         gate: The output gate, (B, heads, N, d).
     """
@@ -95,15 +97,15 @@ class Call:
 
 @contextlib.contextmanager
 def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None]:
-    """Report every call of the model's RAVLT attention layers, while it is open.
+    """Report every call of the model's RAVLT attention layers within the context.
 
     Args:
-        model: Any network that holds :class:`ravlt.models.GatedAttention`.
-        visit: Gets a layer's name and its call, without gradients; again where
-            ``with_cp`` computes a layer again.
+        model: Any network that contains :class:`ravlt.models.GatedAttention`.
+        visit: Called without gradients with the layer's name and its call. ``with_cp``
+            runs a layer again in the backward pass, so it is called again there.
 
     Raises:
-        RAVLTError: If there is no such layer.
+        RAVLTError: If the model has no such layer.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, GatedAttention)}
     if not layers:
@@ -151,14 +153,14 @@ def _listen(
 
 
 class Matrix(NamedTuple):
-    """Which matrix of a layer.
+    """Identifier of a matrix of a layer.
 
     Attributes:
-        kind: 'kv', the KV buffer S = sum_j w_j phi(k_j) v_j^T, or 'output', what the
-            last projection gets.
-        alpha: Whether RALA's token weights are in it, or 1 / N in their place; None
-            where the mechanism has none.
-        lepe: Whether the local term is in an output; None for a KV buffer.
+        kind: 'kv' is the KV buffer S = sum_j w_j phi(k_j) v_j^T; 'output' is the input
+            of the last projection.
+        alpha: Whether the matrix uses RALA's token weights, or 1 / N in their place.
+            None if the mechanism has no token weights.
+        lepe: Whether an output includes the local term; None for a KV buffer.
         gate: Whether an output is multiplied by the gate; None for a KV buffer.
     """
 
@@ -172,10 +174,10 @@ class Spectra(NamedTuple):
     """Singular values of one kind of matrix.
 
     Attributes:
-        heads: Of every head, (B, heads, r).
-        whole: Over all heads, (B, R): of the outputs side by side, (N, C); of KV
-            buffers along the diagonal of one matrix, which is how they map all
-            queries, so that these are the values of all heads, sorted.
+        heads: Spectra of each head, (B, heads, r).
+        whole: Spectra over all heads, (B, R). The outputs of all heads side by side
+            form one (N, C) matrix. The KV buffers of all heads form one block-diagonal
+            matrix, which maps all queries; its spectrum is the sorted union of theirs.
     """
 
     heads: Tensor
@@ -183,13 +185,13 @@ class Spectra(NamedTuple):
 
 
 def kv_spectra(call: Call) -> dict[Matrix, Spectra]:
-    """Gives the spectra of a layer's KV buffers, with and without alpha.
+    """Compute the spectra of a layer's KV buffers, with and without alpha.
 
     Args:
-        call: What the layer computed.
+        call: The call of the layer.
 
     Returns:
-        Nothing where the mechanism has no KV buffer.
+        Spectra of each matrix; empty if the mechanism has no KV buffer.
     """
     found = {}
     for alpha, core in _cores(call.layer.core).items():
@@ -201,14 +203,14 @@ def kv_spectra(call: Call) -> dict[Matrix, Spectra]:
 
 
 def output_spectra(call: Call) -> dict[Matrix, Spectra]:
-    """Gives the spectra of a layer's outputs before the last projection.
+    """Compute the spectra of a layer's outputs before the last projection.
 
     Args:
-        call: What the layer computed.
+        call: The call of the layer.
 
     Returns:
-        With and without alpha, LePE and gate, in every combination. The one with all
-        three is (core + LePE) * gate, the layer's own.
+        Spectra with and without alpha, LePE and gate, in every combination. With all
+        three, the output is (core + LePE) * gate, as the layer computes it.
     """
     found = {}
     for alpha, core in _cores(call.layer.core).items():
@@ -222,19 +224,20 @@ def output_spectra(call: Call) -> dict[Matrix, Spectra]:
 
 
 def layer_ranks(call: Call) -> dict[str, float]:
-    """Gives a layer's effective ranks over all heads, as it computes: means of images.
+    """Compute a layer's effective ranks over all heads, averaged over the images.
 
     Args:
-        call: What the layer computed.
+        call: The call of the layer.
 
     Returns:
-        'kv' (where there is a KV buffer) and 'output'.
+        Ranks of 'output', as the layer computes it, and of 'kv', if the mechanism has a
+        KV buffer.
     """
     output = _spectra_of_output((call.mixed + call.local) * call.gate)
     ranks = {"output": effective_rank(output.whole).mean().item()}
     if hasattr(call.layer.core, "kv_buffer"):
         buffers = singular_values(call.layer.core.kv_buffer(*call.inputs))
-        values = buffers.flatten(1)  # in any order: an entropy sorts nothing
+        values = buffers.flatten(1)  # unsorted: the entropy ignores the order
         ranks["kv"] = effective_rank(values).mean().item()
     return ranks
 
@@ -245,7 +248,7 @@ def _spectra_of_output(heads: Tensor) -> Spectra:
 
 
 def _cores(core: AttentionCore) -> dict[bool | None, AttentionCore]:
-    """The core by whether alpha is in it; RALA without alpha is linear attention."""
+    """Return the core with and without alpha; RALA without it is linear attention."""
     if not isinstance(core, RALACore):
         return {None: core}
     return {True: core, False: LinearCore(core.dim, core.num_heads, core.rope)}
@@ -255,9 +258,9 @@ class Rows(NamedTuple):
     """Rows of an attention matrix A, each of shape (B, heads, N).
 
     Attributes:
-        entropy: Of abs(A_ij) / sum_j abs(A_ij), in nats: log N if all tokens weigh
-            the same. Absolute, because the rotation makes weights negative.
-        sums: sum_j A_ij: 1 where outputs are averages of values.
+        entropy: Entropy of abs(A_ij) / sum_j abs(A_ij) in nats; log N if all tokens
+            weigh the same. Absolute, because the rotation makes some weights negative.
+        sums: sum_j A_ij; 1 if outputs are averages of values.
     """
 
     entropy: Tensor
@@ -265,10 +268,10 @@ class Rows(NamedTuple):
 
 
 def attention_rows(call: Call) -> dict[bool | None, Rows]:
-    """Measures the rows of the explicit attention matrix, for small grids.
+    """Measure the rows of the explicit attention matrix, for small grids.
 
     Args:
-        call: What the layer computed; memory is that of heads x N x N numbers.
+        call: The call of the layer. Each matrix takes B x heads x N x N numbers.
 
     Returns:
         Rows with and without alpha, as in :class:`Matrix`.
@@ -284,14 +287,13 @@ def attention_rows(call: Call) -> dict[bool | None, Rows]:
 
 
 def row_sums(call: Call) -> dict[bool | None, Tensor]:
-    """Gives row sums of linear attention and RALA in linear time, for any grid.
+    """Compute row sums of linear attention and RALA in linear time, for any grid.
 
     Args:
-        call: What the layer computed.
+        call: The call of the layer.
 
     Returns:
-        Sums of shape (B, heads, N) with and without alpha; nothing for other
-        mechanisms.
+        Sums of shape (B, heads, N) with and without alpha; empty for other mechanisms.
     """
     q, k, v, *rest = call.inputs
     ones = torch.ones_like(v)

@@ -1,4 +1,4 @@
-"""Rank analysis of a backbone on images: every layer, several resolutions."""
+"""Rank analysis of a backbone on images, for every layer and several resolutions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +32,8 @@ from .rank import (
 )
 from .subjects import build_subject, is_config
 
-SCALES = (0.25, 0.5, 1, 2)  # of the image, for row sums
-# Up to here the explicit matrix of a head is written out: 64 MiB in float32.
+SCALES = (0.25, 0.5, 1, 2)  # scales of the image size at which row sums are measured
+# Up to this number of tokens the explicit matrix is computed: 64 MiB a head in float32.
 DENSE_TOKENS = 4096
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
@@ -42,11 +42,11 @@ _NAMES = {kind: name for name, kind in CORES.items()}
 
 @dataclass
 class Subject:
-    """A backbone in eval mode, and what makes its input of pixels.
+    """A backbone in eval mode and its preprocessing.
 
     Attributes:
         backbone: The backbone.
-        prepare: Takes RGB pixels of shape (3, H, W), uint8, and gives (1, 3, H', W').
+        prepare: Maps RGB pixels of shape (3, H, W), uint8, to (1, 3, H', W').
     """
 
     backbone: RAVLT
@@ -54,7 +54,7 @@ class Subject:
 
 
 def load_subject(name: str, size: tuple[int, int], checkpoint: str | None) -> Subject:
-    """Builds a backbone, with random weights where there is no checkpoint.
+    """Build a backbone, with random weights if no checkpoint is given.
 
     Args:
         name: ``ravlt_t[:ATTENTION]`` or a config, see
@@ -79,17 +79,17 @@ def load_subject(name: str, size: tuple[int, int], checkpoint: str | None) -> Su
         return Subject(backbone, _normalise)
 
     def prepare(pixels: Tensor) -> Tensor:
-        # The hosts read images as BGR, and say themselves what becomes of them.
+        # The hosts read images as BGR; their data preprocessor converts and normalises.
         return model.data_preprocessor({"inputs": [pixels.flip(0)]}, False)["inputs"]
 
     return Subject(backbone, prepare)
 
 
 def find_images(folder: str) -> list[Path]:
-    """Lists the images of a folder and the folders in it, sorted.
+    """List the images of a folder and its subfolders, sorted.
 
     Raises:
-        RAVLTError: If there is no image.
+        RAVLTError: If the folder has no image.
     """
     paths = Path(folder).rglob("*")
     images = sorted(path for path in paths if path.suffix.lower() in _SUFFIXES)
@@ -103,14 +103,15 @@ def find_images(folder: str) -> list[Path]:
 
 @dataclass
 class Study:
-    """Results, a row each.
+    """Results of a rank analysis; each entry of a list is one row of a table.
 
     Attributes:
-        ranks: Of every matrix of :class:`ravlt.analysis.rank.Matrix`, for each head
-            and 'all' heads: effective rank, numerical ranks, mean over images; and
-            under 'spectrum' the mean spectrum over its largest value.
-        attention: Of every layer, head and image size: entropy of attention rows
-            (None where the grid is too large) and their sums, over images.
+        ranks: One row for each :class:`ravlt.analysis.rank.Matrix` of a layer and each
+            head, or 'all' heads: effective and numerical ranks, averaged over the
+            images, and under 'spectrum' the mean of the spectra, each divided by its
+            largest value.
+        attention: One row for each layer, head and image size: entropy of attention
+            rows (None if the grid is too large) and row sums, over the images.
     """
 
     ranks: list[dict]
@@ -118,15 +119,15 @@ class Study:
 
 
 def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> Study:
-    """Measures ranks at one size of the images, and row sums at :data:`SCALES` of it.
+    """Measure ranks at one image size, and row sums at :data:`SCALES` of it.
 
     Args:
         subject: The backbone.
-        images: Image files, stretched to the sizes.
+        images: Image files; each is resized without keeping its aspect ratio.
         size: Height and width.
 
     Raises:
-        RAVLTError: If a file is no image.
+        RAVLTError: If a file cannot be read as an image.
     """
     attention = {
         name: name_of(layer.core)
@@ -164,10 +165,10 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
 
 
 def read_image(path: Path) -> Image.Image:
-    """Reads an image as RGB.
+    """Read an image as RGB.
 
     Raises:
-        RAVLTError: If the file is no image.
+        RAVLTError: If the file cannot be read as an image.
     """
     try:
         return Image.open(path).convert("RGB")
@@ -178,24 +179,24 @@ def read_image(path: Path) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """Stretches an RGB image to a height and width; (3, H, W), uint8."""
+    """Resize an RGB image to a height and width; return (3, H, W), uint8."""
     pixels = np.array(image.resize(size[::-1], Image.BILINEAR))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def name_of(core: AttentionCore) -> str:
-    """Gives the name that a mechanism goes by."""
+    """Return the name of a mechanism: its key of CORES, or else its class name."""
     return _NAMES.get(type(core), type(core).__name__)
 
 
 def _normalise(pixels: Tensor) -> Tensor:
-    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # of pixels up to 1
+    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # of pixels in 0 .. 1
     mean, deviation = (255 * torch.tensor(x).view(3, 1, 1) for x in statistics)
     return ((pixels - mean) / deviation)[None]
 
 
 def _measure_rows(call: Call) -> dict[bool | None, Tensor]:
-    """By alpha, for each head: entropy, and mean, least and greatest sum of rows."""
+    """Compute, by alpha, entropy and mean, minimum and maximum row sum of each head."""
     tokens = call.mixed.shape[-2]
     if tokens <= DENSE_TOKENS:
         found = attention_rows(call)
@@ -205,7 +206,7 @@ def _measure_rows(call: Call) -> dict[bool | None, Tensor]:
 
 
 def _summarise(entropy: Tensor, sums: Tensor) -> Tensor:
-    """(1, heads, N) -> (heads, 4)."""
+    """Reduce entropies and sums of shape (1, heads, N) to statistics (heads, 4)."""
     parts = (entropy.mean(-1), sums.mean(-1), sums.amin(-1), sums.amax(-1))
     return torch.stack(parts, dim=-1)[0].double()
 
@@ -231,7 +232,7 @@ def _rank_rows(matrix: Matrix, found: Sequence[Spectra]) -> Iterable[dict]:
 def _attention_rows(
     size: tuple[int, int], grid: tuple[int, int], alpha: bool | None, found: Tensor
 ) -> Iterable[dict]:
-    """From (images, heads, 4)."""
+    """Yield the rows of one layer and image size from statistics (images, heads, 4)."""
     by_head = found.unbind(1)
     for head, values in (*enumerate(by_head), ("all", found.flatten(0, 1))):
         entropy, mean, _, _ = values.mean(0).tolist()

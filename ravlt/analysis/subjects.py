@@ -1,4 +1,4 @@
-"""What can be measured, by name: RAVLT, any timm model, any config of the hosts."""
+"""Models to measure, by name: RAVLT, any timm model, any config of the hosts."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from .samples import make_batch
 
 
 def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn.Module:
-    """Builds a model with random weights.
+    """Build a model with random weights.
 
     Args:
-        name: ``ravlt_t`` (released attention) or ``ravlt_t:rala``, likewise with four
-            names between commas; ``reference_t:rala``, the same network with every
-            operator in its plain form; a timm model, of which the features are
-            computed; or a config file (also ``mmdet::...``, ``mmseg::...``), of which
-            the whole model is.
-        size: Height and width of the images, which some timm models must know.
+        name: One of: ``ravlt_t`` (released attention) or ``ravlt_t:rala``, also with
+            four names separated by commas; ``reference_t:rala``, the same network with
+            every operator in its plain form; a timm model, built as a feature
+            extractor; a config file (also ``mmdet::...``, ``mmseg::...``), whose whole
+            model is built.
+        size: Height and width of the images; some timm models need it.
         with_cp: Whether RAVLT recomputes activations in the backward pass.
 
     Raises:
-        RAVLTError: If nothing goes by that name.
+        RAVLTError: If the name is unknown.
     """
     kind, _, rest = name.partition("_")
     if kind in ("ravlt", "reference"):
@@ -67,22 +67,22 @@ class _PlainForms(nn.Module):
 
 
 def is_config(name: str) -> bool:
-    """Tells configs from names."""
+    """Return whether a name is that of a config file."""
     return name.endswith(".py")
 
 
 def make_step(
     model: nn.Module, name: str, batch: int, size: tuple[int, int], train: bool
 ) -> Callable[[], object]:
-    """Prepares one call of a model on random pixels.
+    """Prepare one call of a model on random pixels.
 
     Args:
-        model: What :func:`build_subject` built.
+        model: Result of :func:`build_subject`.
         name: Its name.
-        batch: Images.
-        size: Their height and width.
-        train: Whether to give a scalar to differentiate (the loss of a host's model,
-            the sum of a backbone's features) in place of the output.
+        batch: Number of images.
+        size: Height and width of the images.
+        train: Whether the call returns a scalar to differentiate (the loss of a host's
+            model, the sum of a backbone's features) instead of the output.
 
     Returns:
         A function without arguments.
@@ -97,12 +97,12 @@ def make_step(
 
 
 def _build_config(name: str) -> nn.Module:
-    from ravlt.engine.config import load_config  # the hosts are needed here only
+    from ravlt.engine.config import load_config  # only configs need the hosts
 
     cfg: Config = load_config(name)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     for part in (cfg.model, cfg.model.get("backbone") or {}):
-        part.pop("init_cfg", None)  # nothing is downloaded to be timed
+        part.pop("init_cfg", None)  # a measurement needs no pretrained weights
     if cfg.default_scope == "mmseg":
         from mmseg.registry import MODELS
     else:
