@@ -1,4 +1,4 @@
-"""Folding, part by part: numbers against plain arithmetic, and every way to load."""
+"""Folding: outputs before and after, modes, checkpoints and the deploy hook."""
 
 import copy
 from types import SimpleNamespace
@@ -42,21 +42,23 @@ def test_same_outputs(attn_types, dtype, bound, tile):
 
 
 def test_the_folded_weights_alone_give_the_outputs():
-    """The twin of the network on the folded parameters, whose own scales are ones."""
+    """The reference network gives the same outputs with the folded parameters.
+
+    The scales that were folded are then ones.
+    """
     model = randomize(build(attn_types="rala").double()).eval()
     x = images(1, 3, 64, 64).double()
     expected = [out.detach() for out in model(x)]
     twin = model.switch_to_deploy()
     with torch.no_grad():
         got = ReferenceRAVLT(twin)(x)
-    # The twin's rotary tables have the precision of float32.
     assert max(map(error, got, expected)) < 1e-5
 
 
 @pytest.mark.parametrize("attn_types", ["rala", "chela", PAPER], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_folded_weights_are_rounded_once(attn_types, dtype):
-    """Folding in the weights' own precision would round every factor on the way."""
+    """Folding in half precision would round every intermediate product."""
     model = randomize(build(attn_types=attn_types)).to(dtype).eval()
     exact = copy.deepcopy(model).double().switch_to_deploy().state_dict()
     folded = model.switch_to_deploy().state_dict()
@@ -66,16 +68,16 @@ def test_folded_weights_are_rounded_once(attn_types, dtype):
             value.abs().clamp(min=torch.finfo(dtype).smallest_normal)
             * torch.finfo(dtype).eps
         )
-        # Half a unit in the last place; more where float32 itself cancels.
+        # Half a unit in the last place; more if float32 products cancel.
         assert ulps.max() < 0.51, key
 
 
 def test_folds_of_version_0_1_are_refused():
-    """They held the identity in kernels of residual convolutions, without a mark."""
+    """Their residual kernels include the identity, and their metadata lacks 'folds'."""
     model = randomize(build()).switch_to_deploy()
     state = copy.deepcopy(model.state_dict())
     build().switch_to_deploy().load_state_dict(state)
-    bare = dict(state)  # no metadata: nobody can tell
+    bare = dict(state)  # without metadata the version is unknown
     build().switch_to_deploy().load_state_dict(bare)
     del state._metadata[""]["folds"]
     with pytest.raises(RAVLTError, match="folded by ravlt 0.1"):
@@ -153,7 +155,7 @@ LOADERS = {
 
 
 NESTED = [(loader, nested) for loader in LOADERS for nested in (False, True)]
-NESTED.remove(("pretrained", True))  # is for backbones
+NESTED.remove(("pretrained", True))  # load_pretrained takes backbones only
 
 
 @pytest.mark.parametrize(("loader", "nested"), NESTED)
@@ -220,7 +222,7 @@ def test_hook_by_its_name():
 
 
 def test_hook_beside_an_average_of_weights():
-    """EMAHook exchanges parameters by position; the average is what gets tested."""
+    """EMAHook swaps parameters by position; the averaged weights are tested."""
     model, average = randomize(build()).eval(), build(seed=1)
     average.load_state_dict(model.state_dict())
     for parameter in average.parameters():

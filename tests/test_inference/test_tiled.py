@@ -1,4 +1,4 @@
-"""Inference in tiles, part by part: cuts, cores, memory, hooks, half precision."""
+"""Tiled inference: tile borders, cores, memory, hooks and half precision."""
 
 import copy
 
@@ -64,7 +64,7 @@ def test_larger_tensors_get_new_memory():
 
 
 def test_a_name_keeps_its_memory_whatever_the_precision():
-    """Half-precision models ask for float32 queries and half inputs by turns."""
+    """Half-precision models alternate between float32 queries and half inputs."""
     workspace, like = Workspace(3), torch.empty(2, 4)
     dtypes = (torch.float32, torch.float16, torch.float32, torch.bfloat16)
     parts = [workspace.empty("q", like, dtype) for dtype in dtypes]
@@ -105,7 +105,7 @@ def test_tiles_of_the_stem():
     sizes.clear()
     with torch.no_grad():
         model(x)
-    # 16 x 16 tokens in tiles of 4 x (5, 5, 6), with two tokens around.
+    # 16 x 16 tokens in tiles of 4 x (5, 5, 6), with a halo of two tokens.
     assert len(sizes) == 4 * 3
     assert max(h for h, _ in sizes) == 4 * (4 + 4)
     assert max(w for _, w in sizes) == 4 * (5 + 4)
@@ -145,7 +145,7 @@ PARTS = [
 @pytest.mark.parametrize("pre", [False, True])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_hook_sees_whole_grids(part, pre):
-    """And what it keeps does not change later."""
+    """Tensors that the hook keeps do not change later."""
     model, seen = randomize(build(tile=3).double()).eval(), []
     x = images(2, 3, 45, 70).double()
     module = model.get_submodule(part)
@@ -177,7 +177,8 @@ def test_inference_mode():
     with torch.inference_mode():
         got = model(x)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
-    sum(out.square().sum() for out in model.train()(x)).backward()  # tables serve both
+    # Tables that inference mode computed must not break the backward pass.
+    sum(out.square().sum() for out in model.train()(x)).backward()
 
 
 def test_training_without_gradients_updates_statistics_as_with_them():
@@ -195,7 +196,7 @@ def test_training_without_gradients_updates_statistics_as_with_them():
 @pytest.mark.parametrize("tile", [0, 9])
 @pytest.mark.parametrize("attn_types", ["rala", "gla", "chela", DEFAULT])
 def test_bfloat16(attn_types, tile):
-    """Autocast, and a module of half precision, against float32 on whole grids."""
+    """Autocast and a half-precision module agree with float32 on whole grids."""
     model = randomize(build("t", attn_types=attn_types, tile=0), mild=True).eval()
     x = images(1, 3, 96, 128)
     with torch.no_grad():

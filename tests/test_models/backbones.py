@@ -17,12 +17,12 @@ def images(*shape: int) -> torch.Tensor:
 
 
 def randomize(model: nn.Module, mild: bool = False) -> nn.Module:
-    """Gives every parameter and statistic a value that would show a mistake.
+    """Set every parameter and statistic to a random value, so that no error is hidden.
 
     Args:
         model: Changed in place.
-        mild: Whether products keep the size of their inputs, so that rounding stays
-            small in float32.
+        mild: Whether products keep the scale of their inputs, so that rounding errors
+            stay small in float32.
     """
     generator = torch.Generator().manual_seed(3)
     for name, value in model.state_dict().items():
@@ -36,7 +36,7 @@ def randomize(model: nn.Module, mild: bool = False) -> nn.Module:
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Size of the difference over the size of what is expected."""
+    """Compute the norm of the difference over the norm of the expected tensor."""
     assert got.shape == expected.shape
     expected = expected.double()
     return ((got.double() - expected).norm() / expected.norm()).item()

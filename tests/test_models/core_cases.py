@@ -1,4 +1,4 @@
-"""Cores and inputs for their tests."""
+"""Attention cores and inputs for their tests."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def draw(hw: tuple[int, int], heads: int = HEADS, d: int = HEAD_DIM) -> list[Ten
 
 
 def draw_input(core: AttentionCore, hw: tuple[int, int]) -> list[Tensor]:
-    """What a core takes after hw: the layer's input x, or nothing."""
+    """Return a core's arguments after hw: the layer's input x, or none."""
     if not core.needs_input:
         return []
     torch.manual_seed(1)
@@ -26,12 +26,12 @@ def draw_input(core: AttentionCore, hw: tuple[int, int]) -> list[Tensor]:
 
 
 def gain_of(core: AttentionCore) -> Tensor | float:
-    """What is between ``dense @ v`` and the output."""
+    """Return the factor between ``dense @ v`` and the output."""
     return getattr(core, "gain", 1.0)
 
 
 def build_shaken(name: str, **kwargs) -> AttentionCore:
-    """A core in float64 whose parameters are not what they begin as, nor statistics."""
+    """Build a core in float64 with random parameters and statistics."""
     core = CORES[name](HEADS * HEAD_DIM, HEADS, **kwargs).double()
     generator = torch.Generator().manual_seed(0)
     for parameter in core.parameters():

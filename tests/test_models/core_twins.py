@@ -1,4 +1,4 @@
-"""Explicit N x N matrices of every attention core, from the formulas alone."""
+"""Explicit N x N matrices of every attention core, written from the formulas alone."""
 
 import math
 
@@ -11,7 +11,7 @@ def phi(x: Tensor) -> Tensor:
 
 
 def rotation_matrix(row: int, col: int, d: int) -> Tensor:
-    """The block-diagonal R_n of one token, built pair by pair."""
+    """Build the block-diagonal R_n of one token, pair by pair."""
     out = torch.zeros(d, d, dtype=torch.float64)
     count = d // 4
     for pair in range(d // 2):
@@ -39,13 +39,13 @@ def products(q: Tensor, k: Tensor) -> Tensor:
 
 
 def over_rows(scores: Tensor, eps: float = 1e-6) -> Tensor:
-    """Each row over its sum; eps is added to the mean."""
+    """Divide each row by its sum; eps is added to the mean of the row."""
     n = scores.shape[-1]
     return scores / (scores.sum(-1, keepdim=True) + n * eps)
 
 
 def dense_rala(core, q, k, v, hw, alpha_on=True, rope=True) -> Tensor:
-    """A_ij = alpha_j q_i R_i^T R_j k_j / (sum_l alpha_l <q_i, k_l> + N eps)."""
+    """Compute A_ij = alpha_j q_i R_i^T R_j k_j / (sum_l alpha_l <q_i, k_l> + N eps)."""
     n, d = q.shape[-2:]
     q, k = phi(q), phi(k)
     g = q.mean(-2)
@@ -68,7 +68,10 @@ def dense_softmax(core, q, k, v, hw) -> Tensor:
 
 
 def dense_focused(core, q, k, v, hw) -> Tensor:
-    """f_3(x) = |x| x^3 / |x^3| of (relu + 1e-6) / softplus(sigma), over all heads."""
+    """Map by f_3(x) = |x| x^3 / |x^3|; norms are over the channels of all heads.
+
+    x is (relu + 1e-6) / softplus(sigma).
+    """
     b, h, n, d = q.shape
     scale = (1 + core.sigma.double().exp()).log()
 
@@ -84,7 +87,7 @@ def dense_focused(core, q, k, v, hw) -> Tensor:
 
 
 def grid(hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Distances in rows and columns of every pair of tokens."""
+    """Compute the distances in rows and in columns of every pair of tokens."""
     n = torch.arange(hw[0] * hw[1], dtype=torch.float64)
     rows, cols = (n / hw[1]).floor(), n % hw[1]
     return rows[:, None] - rows, cols[:, None] - cols
@@ -109,7 +112,7 @@ def dense_vicinity(core, q, k, v, hw) -> Tensor:
 
 
 def rms(y: Tensor) -> Tensor:
-    """Over the channels of all heads, (B, 1, N, 1)."""
+    """Compute the root mean square over the channels of all heads, (B, 1, N, 1)."""
     mean = y.square().mean((1, 3), keepdim=True)
     return mean.clamp(min=1e-300).sqrt() + 1e-8  # the gradient at 0 is 0, not NaN
 
@@ -131,12 +134,15 @@ def dense_diag(core, q, k, v, hw) -> Tensor:
     return scores / rms(scores @ v)
 
 
-# Where the channels of a shift come from, group by group.
+# Offset (rows, columns) of the token that each group of channels comes from.
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, -1), (1, 1), (-1, 1), (1, -1))
 
 
 def copied_in_space(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Token by token and channel by channel, head-major."""
+    """Shift channels between neighbours, one token and one channel at a time.
+
+    Channels are numbered head by head.
+    """
     (height, width), (heads, d) = hw, (x.shape[1], x.shape[3])
     rows = []
     for channel in range(heads * d):
@@ -168,7 +174,7 @@ def dense_fixation(core, q, k, v, hw) -> Tensor:
 
 
 def dense_hedgehog(core, q, k, v, hw) -> Tensor:
-    """Sums of exponentials, without any shift."""
+    """Compute the matrix from plain exponentials, without shifts that limit them."""
 
     def features(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = torch.einsum("hij,bhnj->bhni", weight.double(), x) + bias.double()
@@ -179,7 +185,7 @@ def dense_hedgehog(core, q, k, v, hw) -> Tensor:
 
 
 def directions(scan: str, hw: tuple[int, int]) -> list[list[int]]:
-    """The order in which each scan meets the tokens."""
+    """Return the order of the tokens in each direction of a scan."""
     rows = [r * hw[1] + c for r in range(hw[0]) for c in range(hw[1])]
     columns = [r * hw[1] + c for c in range(hw[1]) for r in range(hw[0])]
     orders = [rows, rows[::-1], columns, columns[::-1]]
@@ -187,7 +193,7 @@ def directions(scan: str, hw: tuple[int, int]) -> list[list[int]]:
 
 
 def gates(core, x: Tensor) -> Tensor:
-    """Of each direction, (directions, B, heads, N, d)."""
+    """Compute the gates of each direction, (directions, B, heads, N, d)."""
     up, down = core.gate_up.weight.double(), core.gate_down.weight.double()
     logits = x.flatten(1, 2) @ down.T @ up.T + core.gate_up.bias.double()
     a = (1 / (1 + (-logits).exp())) ** (1 / 16)
@@ -196,9 +202,10 @@ def gates(core, x: Tensor) -> Tensor:
 
 
 def dense_gla(core, q, k, v, hw, x) -> Tensor:
-    """Of each direction, <q_i, k_j> times the gates of j + 1 .. i, channel by channel.
+    """Compute the mean over directions of <q_i, k_j> times the gates of j + 1 .. i.
 
-    Without the gain of the norm, which is not a matrix over tokens.
+    The gates multiply channel by channel. The gain of the norm is left out, because it
+    is not a matrix over tokens.
     """
     orders = directions(core.scan, hw)
     scores = 0
@@ -213,7 +220,7 @@ def dense_gla(core, q, k, v, hw, x) -> Tensor:
 
 
 def short_long(conv, x: Tensor) -> Tensor:
-    """BN(long * x) + BN(short * x), one tap of a kernel at a time."""
+    """Compute BN(long * x) + BN(short * x), one tap of a kernel at a time."""
     height, width = x.shape[1:3]
     total = 0
     for kernel, norm in (

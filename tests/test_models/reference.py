@@ -1,8 +1,8 @@
-"""RAVLT step by step as the paper states it: the twin of the network in the tests.
+"""RAVLT step by step as the paper states it: the reference network of the tests.
 
-Channels-first, a convolution for every product, one operation a line of the text,
+The network is channels-first, computes every product as a convolution, and computes
 explicit N x N scores for softmax. Nothing is fused, folded, cached or tiled. It takes
-its parameters from a :class:`ravlt.RAVLT`, so both can be compared on equal weights.
+its parameters from a :class:`ravlt.RAVLT`, so that both have equal weights.
 """
 
 import torch
@@ -13,11 +13,11 @@ from ravlt.models.ravlt import RAVLT, Block
 
 
 class ReferenceRAVLT(nn.Module):
-    """A RAVLT that computes the straightforward way.
+    """A RAVLT in its plainest form.
 
     Args:
-        model: Where the parameters come from; they are shared, not copied. Its
-            attention must be 'rala' or 'softmax', the same in all blocks of a stage.
+        model: Source of the parameters, which are shared, not copied. Its attention
+            must be 'rala' or 'softmax', the same in all blocks of a stage.
     """
 
     def __init__(self, model: RAVLT) -> None:
@@ -25,7 +25,7 @@ class ReferenceRAVLT(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> one (B, C_i, H_i, W_i) for each of ``out_indices``."""
+        """Map (B, 3, H, W) to (B, C_i, H_i, W_i) for each of ``out_indices``."""
         model = self.model
         x = model.patch_embed.proj(x)
         outs = []
@@ -84,7 +84,7 @@ _CORES = {"rala": _rala, "softmax": _softmax}
 
 
 def _tables(head_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sine and cosine of every feature of every token, each (H * W, d)."""
+    """Compute sine and cosine for every feature of every token, each (H * W, d)."""
     height, width = x.shape[-2:]
     count = head_dim // 4
     theta = [10000.0 ** (-m / max(count - 1, 1)) for m in range(count)]

@@ -1,4 +1,4 @@
-"""The classifiers as timm sees them, against a plain form of the released network."""
+"""The classifiers through timm's interface: sizes, outputs, features, weight files."""
 
 import copy
 
@@ -16,7 +16,7 @@ import ravlt
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLTClassifier
 
-# attention_specs 1.5: parameters and tensors of the released files.
+# Number of parameters and of tensors in the released checkpoints.
 TOTALS = dict(
     t=(14_897_768, 302), s=(25_591_208, 462), b=(48_241_288, 622), l=(95_242_440, 822)
 )
@@ -61,7 +61,7 @@ def test_timm_lists_them():
             f"RAVLT_{size.upper()}.pth"
         )
         assert (cfg.num_classes, cfg.input_size) == (1000, (3, 224, 224))
-        assert cfg.license == "unknown"  # released without one
+        assert cfg.license == "unknown"  # the weights were released without a license
         assert not timm.get_pretrained_cfg(f"ravlt_{size}_linear").url
 
 
@@ -163,7 +163,7 @@ def test_features_only(out_indices):
         assert torch.equal(last, whole.forward_features(x))
         for out, index in zip(model(x), out_indices, strict=True):
             assert torch.equal(out, every[index])
-    # Nothing is left that no output needs: DDP would stop at it.
+    # DistributedDataParallel raises if a parameter gets no gradient.
     model.train()
     sum(out.square().sum() for out in model(x)).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -349,7 +349,8 @@ def test_mmseg_takes_it_by_its_timm_backbone():
         outs = backbone.train(train)(images(1, 3, 64, 96))
         assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 64, 2, 3)]
         assert all(out.is_contiguous() for out in outs)
-    # RoIAlign reads any memory as contiguous, and a convolution keeps the format.
+    # RoIAlign reads any memory format as contiguous, and a convolution passes the
+    # format of its input on.
     align = RoIAlign(7, 0.125, 0)
     lateral = nn.Conv2d(32, 8, 1)(outs[0])
     rois = torch.tensor([[0, 4.0, 4.0, 30.0, 40.0]])
@@ -360,7 +361,7 @@ def test_mmseg_takes_it_by_its_timm_backbone():
 @pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
 def test_default_cfgs_are_true(name):
-    """What timm's own tests ask of every model."""
+    """timm's own tests require this of every model."""
     with torch.device("meta"):
         model = timm.create_model(name).eval()
         cfg = model.pretrained_cfg

@@ -1,4 +1,4 @@
-"""torch.compile: one graph, and one compilation for all sizes of image."""
+"""torch.compile: one graph, and one compilation for all image sizes."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_recomputed_blocks_in_one_graph():
     assert sum("checkpoint" in name for name in names) == 5
 
 
-# The fewest stages that have every part: compiling takes seconds a stage.
+# As few stages as contain every part, because compiling takes seconds a stage.
 @pytest.mark.parametrize(
     ("attn_types", "out_indices", "train"),
     [

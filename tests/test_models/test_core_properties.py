@@ -1,4 +1,4 @@
-"""What is particular to each attention core."""
+"""Properties of single attention cores."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_without_positions_tokens_may_be_shuffled(name):
 
 @pytest.mark.parametrize("name", ["cosformer", "vicinity"])
 def test_weights_depend_on_distances_only(name):
-    """With queries and keys that are the same everywhere, up to the rows' sums."""
+    """For constant queries and keys, up to the normalisation of each row."""
     hw = (6, 7)
     core = build_core(name, HEADS * HEAD_DIM, HEADS)
     q = torch.ones(1, HEADS, 42, HEAD_DIM, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_blocks_see_nothing_else():
 
 
 def test_fixation_begins_as_plain_linear_attention():
-    """Equal gates cancel."""
+    """Gates that are equal for all tokens cancel."""
     q, k, v = draw((4, 5))
     core = CORES["fixation"](HEADS * HEAD_DIM, HEADS).double()
     for gate in (core.gate_q, core.gate_k):
@@ -127,7 +127,7 @@ def test_hedgehog_of_released_variants(normalisation):
 
 
 def test_the_legacy_clamp_of_vicinity():
-    """Few tokens of unit scale are hardly clamped; many lose their normalisation."""
+    """Few tokens of unit scale are hardly clamped; many are no longer normalised."""
     q, k, v = draw((4, 5))
     legacy = build_shaken("vicinity", legacy_clamp=True)
     exact = build_shaken("vicinity")
@@ -168,7 +168,7 @@ def test_rala_with_rope_is_neither_stochastic_nor_positive():
 
 
 def test_the_released_order_of_operations():
-    """N, N^-1/2 and the mean as the reference multiplies them out."""
+    """The reference multiplies by N and N^-1/2 and takes the mean in this order."""
     hw, n, d = (5, 6), 30, HEAD_DIM
     q, k, v = (t.detach() for t in draw(hw))
     pq, pk = phi(q), phi(k)
@@ -193,7 +193,7 @@ def test_token_weights_sum_to_one(reweight):
 
 
 def test_rala_of_equal_keys_is_linear_attention():
-    """Then the global query prefers none."""
+    """The global query scores equal keys equally, so all token weights are 1 / N."""
     q, k, v = draw((4, 5))
     k = k[:, :, :1].expand_as(k)
     rala, linear = RALACore(16, 2), LinearCore(16, 2, rope=True)

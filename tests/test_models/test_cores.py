@@ -1,4 +1,4 @@
-"""Every attention core against its twin, and through one plan of tests."""
+"""Every attention core against its twin, and tests that all cores share."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_own_dense_form(name, hw):
 @pytest.mark.parametrize("hw", GRIDS, ids=lambda hw: f"{hw[0]}x{hw[1]}")
 @pytest.mark.parametrize("name", CORES)
 def test_rows_sum_to_one(name, hw):
-    """Of positive queries and keys, which no feature map silences."""
+    """Queries and keys are positive, so that no feature map sends them to zero."""
     core = build_shaken(name)
     q, k, v = draw(hw)
     q, k = q.detach().abs() + 0.1, k.detach().abs() + 0.1
@@ -91,8 +91,8 @@ EXTREMES = {
 }
 
 
-# Numbers that float16 does not have: a gradient of 1 / eps = 1e8; outputs of RALA, its
-# rotated numerator far larger than its denominator; gradients of softmax.
+# Values beyond the range of float16: gradients of 1 / eps = 1e8; outputs of RALA, whose
+# rotated numerator is far larger than its denominator; gradients of softmax.
 BEYOND_FLOAT16 = {
     ("norm", "zero"),
     ("chela", "zero"),
@@ -110,7 +110,7 @@ EXTREME_CASES = [
 
 @pytest.mark.parametrize(("name", "extreme", "dtype"), EXTREME_CASES, ids=str)
 def test_extreme_inputs_stay_finite(name, extreme, dtype):
-    """Outputs and gradients, in float32 and under autocast."""
+    """Outputs and gradients stay finite in float32 and under autocast."""
     core = build_core(name, HEADS * HEAD_DIM, HEADS)
     x = draw_input(core, (9, 10))
     q, k, v, *x = (t.detach().float() for t in (*draw((9, 10)), *x))
@@ -140,7 +140,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", CORES)
 def test_parameters(name):
-    """Only these add any to what every checkpoint holds."""
+    """Only the cores in COUNTS add parameters to those of every checkpoint."""
     core = build_core(name, 96, 4)
     count = COUNTS.get(name, lambda c, d, h: 0)(96, 24, 4)
     assert sum(p.numel() for p in core.parameters()) == count
@@ -178,7 +178,7 @@ def test_half_precision_is_only_the_rounding_of_inputs_and_output(name, dtype):
     q, k, v, *x = (t.double() for t in (q, k, v, *x))
     exact = core(q, k, v, (7, 9), *x)
     eps = torch.finfo(dtype).eps
-    # Softmax also rounds the rotated queries and keys, for the fused kernel.
+    # Softmax also rounds the rotated queries and keys, as the fused kernel needs it.
     slack = 8 if name == "softmax" else 1
     torch.testing.assert_close(got.double(), exact, rtol=slack * eps, atol=slack * eps)
 

@@ -1,4 +1,4 @@
-"""Images and attentions far from usual: everything stays finite, gradients as well."""
+"""Extreme images and attention inputs: outputs and gradients stay finite."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from ravlt.models.attention import CORES
 
 
 def constant(model: nn.Module) -> Tensor:
-    """Each image of one colour, so that no norm has any variance to divide by."""
+    """Return images of one colour each, whose variance within an image is zero."""
     return torch.tensor([1.5, -2.0])[:, None, None, None].expand(2, 3, 64, 96).clone()
 
 
 def padding(model: nn.Module) -> Tensor:
-    """Nothing but what the hosts fill batches up with."""
+    """Return images of zeros, as the hosts pad batches."""
     return torch.zeros(2, 3, 64, 96)
 
 
@@ -23,7 +23,7 @@ def bright(model: nn.Module) -> Tensor:
 
 
 def strong(model: nn.Module) -> Tensor:
-    """What every attention reads is 1e4 times what it should be."""
+    """Scale the input of every attention layer by 1e4."""
     for name, parameter in model.named_parameters():
         if ".norm1." in name:
             parameter.data.mul_(1e4)
@@ -31,7 +31,7 @@ def strong(model: nn.Module) -> Tensor:
 
 
 def gradients(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> None:
-    """Asserts that outputs, and gradients of their mean squares, are finite."""
+    """Assert that outputs, and gradients of their mean squares, are finite."""
     x = x.requires_grad_()
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         outs = model(x)
@@ -48,11 +48,11 @@ def gradients(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> None:
 @pytest.mark.parametrize("case", [constant, padding, bright, strong])
 @pytest.mark.parametrize("attn_types", [None, *CORES])
 def test_backbone_stays_finite(attn_types, case, dtype):
-    """None is the released setting, 'rala' the linear one."""
+    """None is the released setting, with softmax in stages 3 and 4."""
     model = build(**({"attn_types": attn_types} if attn_types else {})).train()
     x = case(model)
     gradients(model, x, dtype)
-    model.eval()  # in tiles, with the statistics of that batch
+    model.eval()  # with running statistics that include this batch
     with (
         torch.no_grad(),
         torch.autocast("cpu", dtype=dtype, enabled=dtype is not None),
@@ -64,7 +64,10 @@ NARROW = dict(embed_dims=(16, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1,
 
 
 def scaled_gradients(attn_types, dtype, module: bool) -> Tensor:
-    """At the size of detection, 67,200 tokens in stage 1, with a loss scale of 2^16."""
+    """Compute gradients at a detection size, with a loss scale of 2^16.
+
+    An 800 x 1344 image has 67,200 tokens in stage 1.
+    """
     model = build(NARROW, **({"attn_types": attn_types} if attn_types else {})).train()
     x = images(1, 3, 800, 1344)
     if module:
@@ -84,7 +87,7 @@ def scaled_gradients(attn_types, dtype, module: bool) -> Tensor:
     "dtype",
     [
         torch.bfloat16,
-        # Convolutions in float16 take a CPU ten seconds.
+        # Convolutions in float16 take ten seconds on a CPU.
         pytest.param(torch.float16, marks=pytest.mark.slow),
     ],
     ids=str,

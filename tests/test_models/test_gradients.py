@@ -1,4 +1,4 @@
-"""Gradients of the network in float64, against its straightforward twin."""
+"""Gradients of the network in float64 against the reference network."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from ravlt.models.ravlt import ConvFFN
 
 @pytest.fixture
 def double():
-    """The twin's tables are made in the default precision."""
+    """Make float64 the default dtype during a test."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -50,7 +50,8 @@ def agree(results, expected) -> None:
     torch.testing.assert_close(outs, expected_outs, rtol=1e-9, atol=1e-9)
     assert grads.keys() == expected_grads.keys()
     for name, grad in expected_grads.items():
-        # Before a batch norm of batch statistics, the bias has no gradient but noise.
+        # A batch norm with batch statistics removes the bias before it, whose gradient
+        # is rounding noise.
         size = max(grad.abs().max().item(), 1.0)
         torch.testing.assert_close(
             grads[name], grad, rtol=0, atol=1e-10 * size, msg=name

@@ -1,4 +1,4 @@
-"""What is particular to the cores that read the layer's input: GLA and CHELA."""
+"""Properties of the cores that read the layer's input: GLA and CHELA."""
 
 import copy
 
@@ -27,14 +27,17 @@ def inputs_for(core, hw: tuple[int, int]) -> tuple:
 
 
 def unit(y: Tensor) -> Tensor:
-    """The norm of a head."""
+    """Normalise each head by its root mean square."""
     return y / (y.square().mean(-1, keepdim=True) + EPS).sqrt()
 
 
 @pytest.mark.parametrize("hw", [(9, 17), (5, 16), (16, 1), (1, 33)], ids=str)
 @pytest.mark.parametrize("scan", SCANS)
 def test_gla_is_its_recurrence(scan, hw):
-    """Token by token, with a state of d x d; chunks of 16 are full, or are not."""
+    """The recurrence runs token by token with a d x d state.
+
+    The grids fill chunks of 16 tokens fully or partly.
+    """
     core = build_shaken("gla", scan=scan)
     q, k, v, _, x = inputs_for(core, hw)
     orders, y = directions(scan, hw), torch.zeros_like(v)
@@ -51,7 +54,10 @@ def test_gla_is_its_recurrence(scan, hw):
 @pytest.mark.parametrize(("bias", "kept"), [(1e6, 1.0), (-1e6, 0.0)])
 @pytest.mark.parametrize("scan", SCANS)
 def test_open_and_closed_gates(scan, bias, kept, hw):
-    """Linear attention without a norm, whose diagonal counts twice; the diagonal."""
+    """Open gates give linear attention whose diagonal counts twice.
+
+    Closed gates give the diagonal alone. Neither has a denominator.
+    """
     core = CORES["gla"](HEADS * HEAD_DIM, HEADS, scan=scan).double()
     nn.init.constant_(core.gate_up.bias, bias)
     q, k, v, _, x = inputs_for(core, hw)
@@ -62,7 +68,7 @@ def test_open_and_closed_gates(scan, bias, kept, hw):
 
 
 def test_gla_forgets_half_in_sixteen_tokens():
-    """As it begins: every gate is 0.5^(1 / 16) where logits are 0."""
+    """At initialisation, every gate is 0.5^(1 / 16) where logits are 0."""
     core = build_core("gla", HEADS * HEAD_DIM, HEADS)
     hw = (1, 40)
     ones = torch.ones(1, HEADS, 40, HEAD_DIM, dtype=torch.float64)
@@ -74,7 +80,7 @@ def test_gla_forgets_half_in_sixteen_tokens():
 
 
 def test_gates_far_from_their_beginning_stay_exact():
-    """Decays that no quotient of exponentials would survive in float32."""
+    """Quotients of exponentials would overflow in float32 at these decays."""
     core = build_shaken("gla").float()
     core.gate_up.weight.data *= 300
     q, k, v, hw, x = inputs_for(core, (9, 17))
@@ -90,7 +96,10 @@ def turned(x: Tensor, hw: tuple[int, int]) -> Tensor:
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_four_directions_of_a_transposed_image(scan):
-    """Transposed, if rows and columns exchange their gates; two directions are not."""
+    """'cross4' commutes with transposition if rows and columns exchange their gates.
+
+    'bidir' does not.
+    """
     core = build_shaken("gla", scan=scan)
     q, k, v, hw, x = inputs_for(core, (9, 10))
     other = copy.deepcopy(core)
@@ -120,7 +129,10 @@ def test_merged_convolution(hw):
 
 
 def test_merged_kernel():
-    """The long one, and the short one in its middle, as their norms scale them."""
+    """The merged kernel is the long one plus the short one in its centre, each scaled.
+
+    The scales are those of the two batch norms.
+    """
     conv = build_shaken("chela").eval().conv
     kernel = 0
     for part, norm in ((conv.long, conv.norm_long), (conv.short, conv.norm_short)):
@@ -155,7 +167,10 @@ def test_chela_without_its_convolution_is_norm_attention():
 
 @pytest.mark.parametrize("name", ["gla", "chela"])
 def test_the_layer_hands_over_what_its_projections_get(name):
-    """On whole grids and in tiles; after the norm, scale and shift included."""
+    """The core receives the normalised input, on whole grids and in tiles.
+
+    After folding, x still includes the scale and shift of the norm.
+    """
     layer = randomize(GatedAttention(16, 2, name)).eval()
     norm = randomize(ChannelLayerNorm(16))
     given = []

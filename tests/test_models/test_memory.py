@@ -1,4 +1,4 @@
-"""Memory is linear in the tokens: no N x N tensor, and what a backward pass keeps."""
+"""Memory grows linearly with the tokens: intermediate tensors and saved activations."""
 
 import math
 
@@ -22,7 +22,7 @@ settings = pytest.mark.parametrize("attn_types", SETTINGS.values(), ids=SETTINGS
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any operation's result had."""
+    """Records the largest number of elements in the result of any operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def largest(function, *args, backward: bool) -> LargestTensor:
 @pytest.mark.parametrize("case", ["train", "with_cp", "eval", "tiles"])
 @settings
 def test_no_stage_makes_a_square_of_its_tokens(attn_types, case):
-    """Each stage by itself, on as many tokens as make the square stand out."""
+    """Each stage runs alone, on so many tokens that an N x N tensor would stand out."""
     height, width = 40, 52
     squared = (height * width) ** 2
     model = build(attn_types=attn_types, with_cp=case == "with_cp")
@@ -59,7 +59,7 @@ def test_no_stage_makes_a_square_of_its_tokens(attn_types, case):
             seen = largest(forward_stage_tiled, stage, x, Workspace(11), backward=False)
         else:
             seen = largest(stage, x, backward=case in ("train", "with_cp"))
-            # It has seen queries, keys, values and gate together.
+            # At least the projection to queries, keys, values and gate must be seen.
             assert seen.numel >= 4 * x.numel()
         assert seen.numel < squared / 7, seen.shape
 
@@ -76,13 +76,13 @@ def test_the_largest_tensor_of_the_network_grows_linearly(attn_types):
 
 @pytest.mark.parametrize("name", CORES)
 def test_products_of_a_core_grow_linearly(name):
-    """The slope of the time, without a clock: four times the tokens."""
+    """Operation counts at N and 4 N tokens give the exponent of the time complexity."""
     core = build_core(name, 16, 2)
 
     def flops(side: int) -> int:
         q, k, v = images(3, 1, 2, side**2, 8)
         x = [images(1, side, side, 16)] if core.needs_input else []
-        # The explicit form: the counter does not know the CPU's fused kernel.
+        # The counter does not count the CPU's fused kernel, so attention runs unfused.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             core(q, k, v, (side, side), *x)
         return counter.get_total_flops()
@@ -109,7 +109,7 @@ def kept_bytes(model, x) -> int:
 def test_training_memory_grows_linearly(attn_types):
     model = build(attn_types=attn_types).train()
     small, large = (kept_bytes(model, images(2, 3, 64 * f, 96 * f)) for f in (1, 2))
-    assert large / small < 4.2  # and less with blocks that small grids do not fill
+    assert large / small < 4.2  # below 4 if the small grid pads its blocks
 
 
 def test_quadratic_training_memory_would_be_seen():
@@ -130,7 +130,7 @@ def test_recomputed_blocks_keep_less(attn_types):
 
 @pytest.mark.parametrize("recompute", [None, True, False])
 def test_the_feed_forward_network_keeps_one_hidden_map(recompute):
-    """Unless it is not to recompute GELU and the convolution."""
+    """Without recomputation of GELU and the convolution it keeps three."""
     ffn = build(recompute_ffn=recompute).train().layers[0].blocks[0].ffn
     x = images(1, 16, 24, 16)
     hidden = 16 * 24 * ffn.fc1.out_channels

@@ -1,4 +1,4 @@
-"""Layers with each paper's own auxiliaries, against their formulas in float64."""
+"""The attention layers of each paper against their formulas in float64."""
 
 import math
 
@@ -17,7 +17,7 @@ from ravlt.models.ravlt import build_attention
 
 C, HEADS = 32, 2
 NAMES = sorted(set(CORES) - {"rala"})
-GRID = (14, 14)  # that of FLatten's table: nothing is resized
+GRID = (14, 14)  # the grid of FLatten's table, which is then not resized
 
 
 def paper(name: str, **options) -> torch.nn.Module:
@@ -41,7 +41,7 @@ def joined(y: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def taps(x: Tensor, kernel: Tensor) -> Tensor:
-    """A depthwise convolution, zero-padded, one tap at a time; kernel (C, 1, k, k)."""
+    """Convolve depthwise, zero-padded, one tap at a time; kernel (C, 1, k, k)."""
     size = kernel.shape[-1]
     reach = size // 2
     height, width = x.shape[1:3]
@@ -69,7 +69,7 @@ def plain(layer, name: str, x: Tensor, k_more=0.0, local=lambda v: 0.0) -> Tenso
     if name == "fixation":
         parts = parts[0], *(copied_in_space(part, hw) for part in parts[1:])
         a = TWINS[name](layer.core, *parts, hw)
-    elif name == "softmax":  # the twin of the gated layer's core rotates
+    elif name == "softmax":  # TWINS has the core of the gated layer, with RoPE
         a = products(*parts[:2]) / math.sqrt(parts[0].shape[-1])
         a = a.exp() / a.exp().sum(-1, keepdim=True)
     else:
@@ -140,7 +140,7 @@ def test_layer_is_its_formula(name):
 @pytest.mark.parametrize("hw", [(5, 9), (1, 6), (6, 1), (1, 1)], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_other_grids(name, hw):
-    """A table of positions that is constant stays that, whatever its size."""
+    """A constant position table stays constant when it is resized."""
     layer, x = paper(name), tokens(*hw)
     if name == "focused":
         layer.positions.data[:] = layer.positions.data[..., :1, :1]
@@ -157,13 +157,13 @@ def test_other_grids(name, hw):
 
 
 def test_positions_are_resized():
-    """Bicubic, as OpenCV does it."""
+    """The interpolation is bicubic and equals OpenCV's."""
     layer = paper("focused")
     table = layer.positions.detach().permute(0, 2, 3, 1)
     assert layer._resized(GRID).equal(table)
     expected = cv2.resize(table[0].numpy(), (30, 20), interpolation=cv2.INTER_CUBIC)
     got = layer._resized((20, 30))[0].detach().numpy()
-    assert np.abs(got - expected).max() < 1e-5  # OpenCV weighs in float32
+    assert np.abs(got - expected).max() < 1e-5  # OpenCV has float32 weights
 
 
 D = C // HEADS
@@ -210,7 +210,7 @@ def test_folds_change_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_network(name):
-    """All parameters learn; folded it gives the same, without a batch norm."""
+    """All parameters get gradients; folding keeps outputs and removes batch norms."""
     model = build(attn_types=dict(type=name, profile="paper")).train()
     x = images(2, 3, 64, 96)
     sum(y.square().mul(y).sum() for y in model(x)).backward()

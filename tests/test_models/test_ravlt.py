@@ -1,4 +1,4 @@
-"""The backbone as it is built: sizes, names, initial values, copies, errors."""
+"""Construction of the backbone: sizes, keys, initial values, copies, errors."""
 
 import copy
 import io
@@ -16,7 +16,8 @@ from ravlt.models.archs import ARCHS, resolve_arch
 from ravlt.models.attention import CORES
 from ravlt.weights.checkpoint import read_checkpoint
 
-# attention_specs.md 1.5: parameters without the classifier's tail, and the tail.
+# Released sizes: parameters without the classifier's tail, and parameters and tensors
+# of whole classifiers.
 PARAMS = {"t": 13_345_408, "s": 24_038_848, "b": 46_688_928, "l": 93_559_008}
 CLS_PARAMS = {"t": 14_897_768, "s": 25_591_208, "b": 48_241_288, "l": 95_242_440}
 CLS_TENSORS = {"t": 302, "s": 462, "b": 622, "l": 822}
@@ -37,7 +38,7 @@ def test_parameters_and_tensors_of_the_released_sizes(arch):
 
 
 def expected_keys(arch: str) -> dict[str, tuple]:
-    """The key grammar of attention_specs.md 1.7, written out."""
+    """Return the keys of a backbone's state dict with their shapes."""
     settings = resolve_arch(arch)
     dims, heads = settings["embed_dims"], settings["num_heads"]
     keys = {}
@@ -78,7 +79,7 @@ def expected_keys(arch: str) -> dict[str, tuple]:
 
 
 def test_attention_of_each_block():
-    """A stage may name one for each of its blocks."""
+    """A stage may have a different attention type in each of its blocks."""
     attn_types = ("rala", ("diag", "norm"), "linear", ("softmax", "softmax"))
     arch = dict(ARCHS["test"], depths=(1, 2, 2, 2))
     model = ravlt.RAVLT(arch, attn_types)
@@ -100,7 +101,7 @@ def test_attention_of_each_block():
 
 
 def test_options_of_an_attention(tmp_path):
-    """In a config, and in what a checkpoint remembers: plain dicts, read safely."""
+    """Configs pass options as dicts; checkpoints store plain dicts that load safely."""
     raster = ConfigDict(type="cosformer", layout="raster")
     paper = dict(type="softmax", profile="paper")
     attn_types = (raster, paper, ("rala", dict(type="rala")), dict(type="gla"))
@@ -182,7 +183,7 @@ def test_initial_weights():
     model = ravlt.RAVLT("t")
     for name, p in model.named_parameters():
         if name.endswith(".weight") and p.ndim == 4:
-            spread = 4 / p.numel() ** 0.5  # of the estimate of a standard deviation
+            spread = 4 / p.numel() ** 0.5  # bounds the error of the estimated std
             assert p.std().item() == pytest.approx(0.02, rel=spread), name
         elif name.endswith(".bias"):
             assert not p.any(), name

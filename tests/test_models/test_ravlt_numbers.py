@@ -1,4 +1,4 @@
-"""What the backbone computes: against a twin, at any size, in half precision."""
+"""Outputs of the backbone: against a twin, at any size, in half precision."""
 
 import copy
 
@@ -11,7 +11,7 @@ import ravlt
 
 
 def twin_forward(model: ravlt.RAVLT, x: torch.Tensor) -> list[torch.Tensor]:
-    """The network in channels-first layout with plain convolutions, from the text."""
+    """Compute the network from the paper's text, channels-first, by convolutions."""
     f = nn.functional
 
     def norm(layer, x):
@@ -67,12 +67,12 @@ def test_any_size(size):
     for i, (out, dim) in enumerate(zip(outs, model.embed_dims, strict=True)):
         stride = 4 * 2**i
         assert out.shape == (1, dim, -(-size[0] // stride), -(-size[1] // stride))
-        mean = out.mean(1)  # the output norm at its initial values
+        mean = out.mean(1)  # output norms start with scale 1 and shift 0
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
 
 
 def test_outputs_are_contiguous_down_to_roi_align():
-    """mmcv's RoIAlign would read channels-last memory as if it were contiguous."""
+    """mmcv's RoIAlign reads channels-last memory as if it were contiguous."""
     ops = pytest.importorskip("mmcv.ops")
     model = build().eval()
     assert all(out.is_contiguous() for out in model(images(1, 3, 64, 96)))
@@ -109,12 +109,15 @@ def test_outputs_and_gradients_of_out_indices(out_indices):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_stays_finite_at_the_size_of_detection(dtype):
-    """800 x 1344: 67,200 tokens in stage 1, where naive sums leave half precision."""
+    """800 x 1344 images have 67,200 tokens in stage 1: naive half-precision sums fail.
+
+    Attention therefore sums in float32.
+    """
     arch = dict(
         embed_dims=(16, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
     )
     model = build(arch, attn_types="rala").eval()
-    for stage in model.layers:  # strong attention, far from initialisation
+    for stage in model.layers:  # far from initialisation, with strong attention
         stage.blocks[0].attn.qkvo.weight.data.mul_(20)
     x = images(1, 3, 800, 1344)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The backbone in training: recomputation, freezing, batch norm's statistics."""
+"""Training of the backbone: recomputation, freezing, batch norm statistics."""
 
 import copy
 import importlib
@@ -18,7 +18,7 @@ def test_with_cp_gives_identical_gradients():
     plain, saving = build(drop_path_rate=0.3), build(drop_path_rate=0.3, with_cp=True)
     grads = []
     for model in (plain, saving):
-        torch.manual_seed(5)  # drop path draws, also in the recomputation
+        torch.manual_seed(5)  # drop path draws, and recomputation draws the same
         outs = model(images(4, 3, 64, 64))
         sum((out * out.cos()).sum() for out in outs).backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
@@ -32,7 +32,7 @@ def test_with_cp_gives_identical_gradients():
 @pytest.mark.parametrize("profile", ["gated", "paper"])
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 def test_with_cp_moves_statistics_once(profile, norm):
-    """CHELA has batch norms inside of the blocks that are computed twice."""
+    """CHELA has batch norms within the blocks, which are computed twice."""
     attn_types, norm_cfg = dict(type="chela", profile=profile), dict(type=norm)
     plain, saving = (
         build(attn_types=attn_types, norm_cfg=norm_cfg, with_cp=with_cp).train()
@@ -75,12 +75,12 @@ def test_with_cp_recomputes_in_training_only(monkeypatch):
     with torch.no_grad():
         model.train()(images(2, 3, 32, 32))
         model.eval()(images(2, 3, 32, 32))
-    assert calls == []  # nor are hidden maps of the feed-forward networks
+    assert calls == []  # feed-forward networks do not recompute either
 
 
 @pytest.fixture
 def recomputed(monkeypatch) -> list:
-    """Functions that were called for the backward pass to call again."""
+    """Record the functions that the backward pass calls again."""
     calls = []
     module = importlib.import_module("ravlt.ops.recompute")
     original = module.checkpoint
@@ -100,7 +100,7 @@ def recomputed(monkeypatch) -> list:
         (True, False, True, 5),
         (False, False, True, 0),
         (True, False, False, 0),
-        (None, True, True, 5),  # the blocks, and nothing in them
+        (None, True, True, 5),  # blocks recompute as a whole, not the networks in them
         (True, True, True, 5),
     ],
 )
@@ -112,7 +112,7 @@ def test_when_feed_forward_networks_recompute(
     assert len(recomputed) == count
     assert all(isinstance(f, Block) is with_cp for f in recomputed)
     sum(out.square().sum() for out in outs).backward()
-    assert len(recomputed) == count  # nor in the backward pass
+    assert len(recomputed) == count  # the backward pass adds none
     recomputed.clear()
     with torch.no_grad():
         model(images(2, 3, 32, 32))

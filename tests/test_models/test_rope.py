@@ -1,4 +1,4 @@
-"""The table of angles in checkpoints: its values, and the refusal of any other."""
+"""The angle table of checkpoints: its values, and the error for any other table."""
 
 import copy
 
@@ -31,7 +31,7 @@ def test_own_angles_load_in_any_precision(dtype):
         lambda a: a + 2e-6,
         lambda a: a * float("nan"),
         lambda a: a[:-2],
-        # The table of other rotary implementations: the last frequency is left out.
+        # Other rotary implementations have this table, without the last frequency.
         lambda a: (10000.0 ** (-torch.arange(16) / 16)).repeat_interleave(2),
     ],
     ids=["shifted", "nan", "short", "other-base"],

@@ -1,4 +1,4 @@
-"""Shifted channels come from the right neighbours, alone and in feature fixation."""
+"""Spatial shifts of channels, alone and in feature fixation."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
-"""The network under every transform of PyTorch, each with values.
+"""The network under every transform of PyTorch, compared by values.
 
-Tracing, scripting, export, functional gradients, fake tensors, symbolic graphs.
+The transforms are tracing, scripting, export, functional gradients, fake tensors and
+symbolic graphs.
 """
 
 import copy
@@ -49,7 +50,7 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 @settings
 def test_trace_saves_and_loads(attn_types):
-    """Traced with gradients on and off; the traced size is the size it is for."""
+    """The trace is taken with gradients on and off, and is valid for its image size."""
     model = backbone(attn_types)
     x, other = images(2, 2, 3, 64, 96)
     for grad in (True, False):
@@ -60,7 +61,7 @@ def test_trace_saves_and_loads(attn_types):
 
 @settings
 def test_script_saves_and_loads(attn_types):
-    """By timm's own switch, at any size, in both modes."""
+    """timm's switch makes it scriptable, at any size, in training and eval mode."""
     with set_scriptable(True):
         model = classifier(attn_types)
     scripted = saved_and_loaded(torch.jit.script(model))
@@ -109,7 +110,7 @@ def test_functional_gradient(attn_types):
 @settings
 @pytest.mark.parametrize("train", [False, True])
 def test_fake_tensors_leave_no_trace(attn_types, train):
-    """Before real tensors of that size and after them."""
+    """Fake tensors run before and after real tensors of the same size."""
     model = backbone(attn_types)
     x = images(2, 3, 64, 96)
     expected = model(x)
@@ -128,7 +129,10 @@ def test_fake_tensors_leave_no_trace(attn_types, train):
 
 @settings
 def test_symbolic_graph(attn_types):
-    """As timm's tests build it: same numbers, gradients everywhere, scriptable."""
+    """The graph, built as in timm's tests, has equal outputs and all gradients.
+
+    It is also scriptable.
+    """
     model = classifier(attn_types)
     kwargs = dict(
         leaf_modules=get_notrace_modules(),

@@ -18,8 +18,8 @@ class Call:
     """An operator and its tensors.
 
     Args:
-        run: The operator, of tensors alone.
-        shapes: Shapes of its tensors.
+        run: The operator as a function of tensors only.
+        shapes: Shapes of these tensors.
     """
 
     run: Callable[..., Tensor]

@@ -1,4 +1,4 @@
-"""Operators against their formulas, written out by hand."""
+"""Operators against their formulas, written by hand."""
 
 import cmath
 import math
@@ -73,7 +73,7 @@ def test_rotation_in_float32_is_precise_at_large_positions(plain):
 @pytest.mark.parametrize("plain", [False, True])
 def test_rotation_in_place_of_some_rows(plain):
     grid = (5, 4)
-    # Heads lie between tokens and channels in memory, as in the layer.
+    # As in the layer, the memory order is tokens, heads, channels.
     x = images(2, 20, 3, 8).double().transpose(1, 2)
     before = x.clone()
     expected = ops.rotate(x, grid)
@@ -129,10 +129,10 @@ def test_depthwise_convolution(size, residual, hw):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_residual_is_not_rounded_into_the_kernel(dtype, autocast):
-    """1 + w in bfloat16 has a spacing of 2^-7: a gain error for each channel.
+    """A kernel that includes the identity has a gain error for each channel.
 
-    Half precision may round the result and the convolution; a kernel that holds the
-    identity would be off by more than both.
+    1 + w in bfloat16 has a spacing of 2^-7. Half precision may round the convolution
+    and the result, but this error would exceed both.
     """
     x, weight = images(4, 20, 20, 32), 0.02 * images(32, 1, 3, 3)
     exact = ops.depthwise_conv(x.double(), weight.double(), residual=True)
@@ -142,7 +142,7 @@ def test_the_residual_is_not_rounded_into_the_kernel(dtype, autocast):
     # The mean over a channel of (got - exact) / exact would be its gain error.
     gain = (got * exact).sum((0, 1, 2)) / exact.square().sum((0, 1, 2)) - 1
     assert gain.abs().max() < torch.finfo(dtype).eps / 20
-    if autocast:  # the residual stream itself stays in float32
+    if autocast:  # the residual stays in float32
         own = got - x.double()
         assert (own - (exact - x)).abs().max() < 4 * torch.finfo(dtype).eps * 0.1
 
@@ -162,11 +162,11 @@ def test_depthwise_convolution_leaves_the_kernel(residual):
 @pytest.mark.parametrize("name", ["rala", "linear"])
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_rala_in_chunks(name, rope, hw, rows):
-    # Heads lie between tokens and channels in memory, as in the layer.
+    # As in the layer, the memory order is tokens, heads, channels.
     memory = images(3, 2, hw[0] * hw[1], 2, 8).double().transpose(2, 3)
     q, k, v = memory.clone()
     core = build_core(dict(type=name, rope=rope), 16, 2)
-    if rope is (name == "rala"):  # the settings that twins know
+    if rope is (name == "rala"):  # the settings of the twins
         expected = TWINS[name](core, q, k, v, hw) @ v
     else:
         expected = core.dense(q, k, v, hw) @ v

@@ -1,4 +1,4 @@
-"""Every form of every operator against its plain form, and under every transform."""
+"""All forms of each operator against its plain form, and under every transform."""
 
 import io
 
@@ -77,7 +77,7 @@ def test_traced_and_saved(call):
 @operators
 def test_fake_tensors(call):
     expected = call.run(*call.inputs())
-    for _ in range(2):  # whatever ran before
+    for _ in range(2):  # neither kind of tensor depends on what ran before
         with FakeTensorMode():
             fake = call.run(*call.inputs())
             assert fake.shape == expected.shape
@@ -95,7 +95,7 @@ def test_meta_tensors(call):
 
 @operators
 def test_half_precision_and_autocast(call):
-    """Rounded inputs and results, but nothing worse."""
+    """The error is that of rounding inputs and results."""
     inputs = call.inputs(torch.float32)
     expected = call.run(*inputs)
     for dtype in (torch.bfloat16, torch.float16):
