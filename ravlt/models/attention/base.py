@@ -10,6 +10,10 @@ from ..layers import PointwiseConv
 class AttentionCore(nn.Module):
     """Mixes the tokens of every head: (q, k, v, hw) -> output.
 
+    A mechanism that reads more of its input than queries, keys and values sets
+    ``needs_input``. Its methods then take one more argument after ``hw``: ``x`` of
+    shape (B, H, W, C), the normalized tokens that q, k and v were made from.
+
     Args:
         dim: Channels over all heads, C.
         num_heads: Number of heads.
@@ -34,14 +38,7 @@ class AttentionCore(nn.Module):
         self.num_heads = num_heads
 
     @abstractmethod
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Mix the tokens.
 
         Args:
@@ -49,22 +46,13 @@ class AttentionCore(nn.Module):
             k: Keys of shape (B, heads, N, d).
             v: Values of shape (B, heads, N, d).
             hw: Height and width of the grid; N = H * W, row by row.
-            x: Normalized tokens (B, H, W, C) that q, k and v were made from; only
-                cores with ``needs_input`` read them.
 
         Returns:
             A tensor of shape (B, heads, N, d) in the dtype of ``v``.
         """
 
     @abstractmethod
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Compute the explicit mixing matrix, for tests and analysis on small grids.
 
         Args:
@@ -72,7 +60,6 @@ class AttentionCore(nn.Module):
             k: As in :meth:`forward`.
             v: As in :meth:`forward`.
             hw: As in :meth:`forward`.
-            x: As in :meth:`forward`.
 
         Returns:
             A of shape (B, heads, N, N) with ``A @ v == core(q, k, v, hw)``. A core that

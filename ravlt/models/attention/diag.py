@@ -41,14 +41,7 @@ class DiagCore(AttentionCore):
         self.activation = activation
         self.row_stochastic = activation == "softmax"
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             q, k, v = (at_least_float32(x) for x in (q, k, v))
@@ -59,14 +52,7 @@ class DiagCore(AttentionCore):
                 y = y / rms_over_channels(y)
         return y.to(dtype)
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k, v = (at_least_float32(x) for x in (q, k, v))
             tokens = torch.arange(hw[0] * hw[1], device=q.device)

@@ -50,14 +50,7 @@ class FeatureMapCore(AttentionCore):
         """Return the values that :meth:`dense` multiplies: ``v``, unless overridden."""
         return v
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             v = at_least_float32(v)
@@ -66,14 +59,7 @@ class FeatureMapCore(AttentionCore):
             y = (q @ buffer) / denominator
         return y.to(dtype)
 
-    def kv_buffer(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Compute S, which holds all that outputs know of the values.
 
         Args:
@@ -90,14 +76,7 @@ class FeatureMapCore(AttentionCore):
             _, k, _ = self._prepare(q, k, v, hw)
             return k.transpose(-2, -1) @ self.values(v, hw)
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k, denominator = self._prepare(q, k, at_least_float32(v), hw)
             return (q @ k.transpose(-2, -1)) / denominator

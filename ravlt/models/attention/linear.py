@@ -30,24 +30,10 @@ class LinearCore(AttentionCore):
         # may be negative.
         self.row_stochastic = self.nonneg = not rope
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         return ops.rala(q, k, v, hw, self.rope, self.reweight)
 
-    def kv_buffer(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Compute S, which holds all that outputs know of the values.
 
         Args:
@@ -63,14 +49,7 @@ class LinearCore(AttentionCore):
         with autocast_off(k):
             return k.transpose(-2, -1) @ at_least_float32(v)
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         terms = ops.linear_attention_terms(q, k, hw, self.rope, self.reweight)
         q, k, denominator = terms
         with autocast_off(q):

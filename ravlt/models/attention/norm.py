@@ -25,14 +25,7 @@ class NormCore(AttentionCore):
     nonneg = True
     linear_in_N = True
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         dtype = v.dtype
         with autocast_off(q):
             q, k, v = _mapped(q, k, v)
@@ -40,27 +33,13 @@ class NormCore(AttentionCore):
             y = y / rms_over_channels(y)
         return y.to(dtype)
 
-    def kv_buffer(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Compute mean_j phi(k_j) v_j^T, (B, heads, d, d), float32 or wider."""
         with autocast_off(q):
             _, k, v = _mapped(q, k, v)
             return k.transpose(-2, -1) @ v
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k, v = _mapped(q, k, v)
             scores = q @ k.transpose(-2, -1)

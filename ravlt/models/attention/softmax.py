@@ -29,14 +29,7 @@ class SoftmaxCore(AttentionCore):
         super().__init__(dim, num_heads)
         self.rope = rope
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if self.rope:
             q, k = at_least_float32(q), at_least_float32(k)
             table = ops.rotary_table(q, hw)
@@ -44,14 +37,7 @@ class SoftmaxCore(AttentionCore):
             k = ops.rotate(k, hw, table).to(v.dtype)
         return F.scaled_dot_product_attention(q, k, v)
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k = at_least_float32(q), at_least_float32(k)
             if self.rope:

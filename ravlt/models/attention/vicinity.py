@@ -41,14 +41,7 @@ class VicinityCore(FeatureMapCore):
         waves = torch.cat((rows, cols), dim=-1).flatten(0, 1)
         return modulate(q.relu(), waves), modulate(k.relu(), waves)
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if not self.legacy_clamp:
             return super().forward(q, k, v, hw)
         dtype = v.dtype
@@ -60,14 +53,7 @@ class VicinityCore(FeatureMapCore):
             y = _clamp(_clamp(q @ buffer) * _clamp(1 / sums))
         return y.to(dtype)
 
-    def dense(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        hw: tuple[int, int],
-        x: Tensor | None = None,
-    ) -> Tensor:
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if self.legacy_clamp:
             raise RAVLTError(
                 "legacy_clamp=True is not a linear map of v, so that it has no dense "
