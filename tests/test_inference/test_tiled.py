@@ -5,8 +5,18 @@ import copy
 import pytest
 import torch
 from backbones import build, error, images, randomize
+from torch import nn
+from torch._subclasses import FakeTensorMode
 
-from ravlt.inference.tiled import Workspace, grid_tiles, row_tiles, tile_side
+from ravlt.inference.tiled import (
+    Workspace,
+    gated_attention_tiles,
+    grid_tiles,
+    row_tiles,
+    tile_side,
+)
+from ravlt.models import GatedAttention
+from ravlt.models.attention import RALACore
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
 
@@ -114,7 +124,12 @@ def test_tiles_of_the_stem():
 SIZES = {1: (29, 37), 3: (45, 70), 9: (101, 70), 64: (37, 600)}
 
 
-@pytest.mark.parametrize("attn_types", ["rala", "linear", "gla", "chela", DEFAULT])
+PAPER = dict(type="focused", profile="paper")
+
+
+@pytest.mark.parametrize(
+    "attn_types", ["rala", "linear", "gla", "chela", PAPER, DEFAULT], ids=str
+)
 @pytest.mark.parametrize("tile", SIZES)
 def test_tiles_equal_the_whole_grid_before_and_after_folding(attn_types, tile):
     model = randomize(build(tile=tile, attn_types=attn_types).double()).eval()
@@ -209,3 +224,86 @@ def test_bfloat16(attn_types, tile):
         assert 1e-5 < error(a, expected) < 2e-2
         assert b.dtype == torch.bfloat16
         assert 1e-5 < error(b, expected) < 5e-2
+
+
+def test_zero_tiles_nothing_and_partial_tokens_count():
+    model = build(tile=0).eval()
+    with torch.no_grad():
+        assert tile_side(model, images(1, 3, 392, 384)) is None
+        model.tile = 16
+        assert tile_side(model, images(1, 3, 64, 61)) is None
+        assert tile_side(model, images(1, 3, 61, 65)) == 16
+
+
+def test_other_devices_compute_whole_grids_unless_told(monkeypatch):
+    """On a GPU batches stay whole; tiles are for images beyond its memory."""
+    monkeypatch.setattr("ravlt.inference.tiled.is_eager", lambda x: True)
+    model = build().eval()
+    with torch.no_grad(), FakeTensorMode():
+        x = torch.empty(2, 3, 800, 1344, device="cuda")
+        assert tile_side(model, x) is None
+        model.tile = 64
+        assert tile_side(model, x) == 64
+
+
+def test_recorded_models_compute_whole_grids():
+    model, x, sides = build(tile=5).eval(), images(1, 3, 64, 64), []
+
+    class Probe(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sides.append(tile_side(model, x))
+            return 2 * x
+
+    with torch.no_grad():
+        assert tile_side(model, x) == 5
+        torch.jit.trace(Probe(), x, check_trace=False)
+        with FakeTensorMode() as mode:
+            Probe()(mode.from_tensor(x))
+    assert sides == [None, None]
+
+
+def test_batches_that_exceed_a_tile_go_image_by_image(monkeypatch):
+    """So that memory does not grow with the batch."""
+    shapes = []
+    original = Workspace.empty
+
+    def spy(self, name, like, dtype):
+        shapes.append(tuple(like.shape[:3]))
+        return original(self, name, like, dtype)
+
+    monkeypatch.setattr(Workspace, "empty", spy)
+    with torch.no_grad():
+        build(tile=9).eval()(images(3, 3, 64, 96))
+    assert set(shapes) == {(1, 16, 24), (1, 8, 12), (3, 4, 6), (3, 2, 3)}
+
+
+def test_derived_classes_compute_themselves():
+    """The walk knows what the library's own classes compute, not what others make."""
+
+    class Doubled(RALACore):
+        def forward(self, *args):
+            return 2 * super().forward(*args)
+
+    class Negated(GatedAttention):
+        def forward(self, x):
+            return -super().forward(x)
+
+    model = randomize(build(tile=3, attn_types="rala").double()).eval()
+    model.layers[0].blocks[0].attn.core.__class__ = Doubled
+    model.layers[1].blocks[0].attn.__class__ = Negated
+    x = images(2, 3, 45, 70).double()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        torch.testing.assert_close(list(model(x)), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_sums_over_tokens_are_precise_in_half_precision():
+    """As precise as the layer on whole grids."""
+    layer = randomize(GatedAttention(16, 2, "rala"), mild=True).eval().bfloat16()
+    exact, x = copy.deepcopy(layer).double(), images(1, 60, 70, 16).bfloat16()
+    with torch.no_grad():
+        expected, whole, tiled = exact(x.double()), layer(x), torch.empty_like(x)
+        tiles = gated_attention_tiles(layer, nn.Identity(), x, Workspace(9))
+        for tile, part in tiles:
+            tiled[tile] = part
+    assert error(tiled, expected) < 1.5 * error(whole, expected)

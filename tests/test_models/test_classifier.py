@@ -383,3 +383,40 @@ def test_batches_do_not_mix_in_inference():
     with torch.no_grad():
         together, alone = model(x), torch.cat([model(image[None]) for image in x])
     assert error(together, alone) < 1e-5
+
+
+def test_tiles_stop_early():
+    """The further stages do not run, and results are the same."""
+    model, ran = randomize(small(tile=3), mild=True).eval(), set()
+    for i, stage in enumerate(model.layers):
+        stage.blocks[0].pos.register_forward_hook(lambda *_, i=i: ran.add(i))
+    x = images(2, 3, 64, 96)
+    expected = model.forward_intermediates(x, [0, 1], intermediates_only=True)
+    ran.clear()
+    with torch.no_grad():
+        last, taken = model.forward_intermediates(x, [0, 1], stop_early=True)
+    assert ran == {0, 1}
+    for got, wanted in zip((*taken, last), (*expected, expected[1]), strict=True):
+        assert error(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("prune_head", [False, True])
+def test_shortened_models_have_no_classifier(prune_head):
+    """It would not fit: what is left are pooled maps, or maps. They fold, too."""
+    model, x = randomize(small(), mild=True).eval(), images(2, 3, 64, 96)
+    with torch.no_grad():
+        maps = model.forward_intermediates(x, intermediates_only=True)[1]
+        model.prune_intermediate_layers([0, 1], prune_head=prune_head)
+        expected = maps if prune_head else maps.mean((2, 3))
+        assert error(model(x), expected) < 1e-5
+        assert error(ravlt.switch_to_deploy(model)(x), expected) < 1e-4
+
+
+def test_new_classes_begin_as_the_first_ones():
+    """With the same distribution, in the precision of the model."""
+    model = small()
+    model.reset_classifier(1000)
+    assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not model.head.bias.any()
+    model.bfloat16().reset_classifier(7)
+    assert model.head.weight.dtype == torch.bfloat16

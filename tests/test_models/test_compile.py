@@ -68,3 +68,10 @@ def gradients(model, outs) -> torch.Tensor:
     loss = sum(out.square().mul(out).sum() for out in outs)
     grads = torch.autograd.grad(loss, list(model.parameters()))
     return torch.cat([grad.flatten() for grad in grads])
+
+
+def test_recomputed_blocks_with_batch_norms_in_one_graph():
+    model = build(attn_types="chela", with_cp=True, out_indices=(0,)).train()
+    found = torch._dynamo.explain(model)(images(2, 3, 64, 96))
+    assert found.graph_break_count == 0, found.break_reasons
+    assert found.graph_count == 1

@@ -14,6 +14,7 @@ import ravlt
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS, resolve_arch
 from ravlt.models.attention import CORES
+from ravlt.models.ravlt import GatedAttention, build_attention
 from ravlt.weights.checkpoint import read_checkpoint
 
 # Released sizes: parameters without the classifier's tail, and parameters and tensors
@@ -146,6 +147,20 @@ def test_unknown_options(spec, message):
     with pytest.raises(RAVLTError) as error:
         build(attn_types=spec)
     assert str(error.value).startswith(message)
+
+
+def test_the_profile_of_version_0_1():
+    """Its configs and checkpoints call the gated layer 'shell'."""
+    old, new = (
+        build(attn_types=dict(type="cosformer", profile=profile))
+        for profile in ("shell", "gated")
+    )
+    assert old.attn_types == new.attn_types == ("cosformer",) * 4
+    assert type(old.layers[0].blocks[0].attn) is GatedAttention
+    layer = build_attention(dict(type="cosformer", profile="shell"), 16, 2)
+    assert type(layer) is GatedAttention
+    for key, value in new.state_dict().items():
+        assert torch.equal(old.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -138,3 +138,13 @@ def test_half_module_equals_float_within_rounding():
     for out, reference in zip(half(x.bfloat16()), exact, strict=True):
         assert out.dtype == torch.bfloat16
         assert (out.float() - reference).norm() / reference.norm() < 0.05
+
+
+def test_autocast_leaves_the_residual_stream():
+    """It rounds branches only: tokens in half precision are widened first."""
+    block = randomize(build(), mild=True).eval().layers[0].blocks[0]
+    x = images(2, 9, 10, 16).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got, expected = block(x), block(x.float())
+    assert got.dtype == torch.float32
+    assert torch.equal(got, expected)
