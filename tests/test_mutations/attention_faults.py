@@ -1,68 +1,17 @@
-"""Faults of RALA, of RoPE, of softmax and of the shell around all cores."""
+"""Faults of RALA and its operator, of softmax, the gated layer, and rotary tables."""
 
 TWIN = "test_cores.py::test_values_and_gradients_equal_the_twin"
-IN_TILES = "test_tiling.py::test_cores_mix_in_tiles"
-ROTATION = "test_rope.py::test_rotation_acts_on_adjacent_pairs"
 TABLE = "test_rope.py::test_another_table_is_refused_by_name"
 NETWORK = "test_ravlt_numbers.py::test_the_network_equals_its_channels_first_twin"
-TILES = "test_tiling.py::test_tiles_equal_the_whole_grid_before_and_after_folding"
+SCRIPTED = "test_transforms.py::test_script_saves_and_loads"
+STATISTICS = "test_ravlt_training.py::test_with_cp_moves_statistics_once"
+PRECISE = "test_precision.py::test_autocast_changes_no_bit"
+ELU1 = "test_definitions.py::test_elu1"
+IN_CHUNKS = "test_definitions.py::test_rala_in_chunks"
+FORMS = "test_forms.py::test_values_and_gradients_equal_the_plain_form"
 
 ATTENTION = {
     "models/attention/rope.py": [
-        (
-            "frequencies end before 1e-4",
-            "_BASE ** (-m / max(count - 1, 1))",
-            "_BASE ** (-m / max(count, 1))",
-            "test_rope.py::test_frequencies_include_both_ends",
-        ),
-        (
-            "positions begin at 1",
-            "dtype=dtype)[:, None] * theta",
-            "dtype=dtype)[:, None] * theta + theta",
-            "test_rope.py::test_table_holds_the_turns_of_one_axis",
-        ),
-        (
-            "rows and columns are exchanged",
-            "pairs[..., 0, :].mul_(row[:, None])\n    pairs[..., 1, :].mul_(col)",
-            "pairs[..., 1, :].mul_(row[:, None])\n    pairs[..., 0, :].mul_(col)",
-            ROTATION,
-        ),
-        (
-            "columns are not rotated",
-            "    pairs[..., 1, :].mul_(col)\n",
-            "",
-            ROTATION,
-        ),
-        (
-            "a tile is rotated as the first one",
-            "row[top : top + x.shape[2] // hw[1]]",
-            "row[: x.shape[2] // hw[1]]",
-            "test_rope.py::test_rotation_in_place_of_some_rows",
-        ),
-        (
-            "gradients turn the same way",
-            "grad, row.conj(), col.conj()",
-            "grad, row, col",
-            "test_gradients.py::test_rotate",
-        ),
-        (
-            "the recorded form turns the other way",
-            "a * cos - b * sin, b * cos + a * sin",
-            "a * cos + b * sin, b * cos - a * sin",
-            "test_gradients.py::test_the_real_form_of_rotate",
-        ),
-        (
-            "the recorded form pairs halves of a head",
-            "x.unflatten(-1, (-1, 2)).unbind(-1)",
-            "x.unflatten(-1, (2, -1)).unbind(-2)",
-            "test_gradients.py::test_the_real_form_of_rotate",
-        ),
-        (
-            "a table of inference mode is kept for training",
-            "with torch.inference_mode(False), torch.no_grad():",
-            "with torch.no_grad():",
-            "test_rope.py::test_table_from_inference_mode_serves_training",
-        ),
         (
             "loading takes any table",
             "            self._check(key, state_dict[key])",
@@ -75,91 +24,125 @@ ATTENTION = {
             "if worst > _TOLERANCE",
             TABLE,
         ),
+        (
+            "the buffer holds each angle once",
+            "theta.float().repeat_interleave(2)",
+            "theta.float()",
+            "test_rope.py::test_buffer_is_each_angle_twice",
+        ),
     ],
-    "models/attention/cores/rala.py": [
-        (
-            "alpha without the scale",
-            "g = q_mean * k.shape[-1] ** -0.5",
-            "g = q_mean",
-            TWIN,
-        ),
-        (
-            "alpha is 1 everywhere",
-            ".softmax(-2)",
-            ".softmax(-1)",
-            "test_core_properties.py::test_token_weights_sum_to_one",
-        ),
+    "models/attention/rala.py": [
         ("no rotation", "rope: bool = True", "rope: bool = False", TWIN),
+        (
+            "keys are not reweighted",
+            "        self.reweight = True\n",
+            "",
+            TWIN,
+        ),
     ],
-    "models/attention/cores/linear.py": [
+    "models/attention/linear.py": [
+        ("plain linear attention rotates", "rope: bool = False", "rope=True", TWIN),
         (
-            "alpha is left out",
-            "k = k * self.token_weights(q.mean(-2, keepdim=True), k)",
-            "k = k / k.shape[-2]",
-            TWIN,
+            "the buffer forgets the rotation",
+            "        _, k, _ = ops.linear_attention_terms(q, k, hw, self.rope, ",
+            "        _, k, _ = ops.linear_attention_terms(q, k, hw, False, ",
+            "test_rank.py::test_kv_buffers_equal_the_twin",
         ),
-        (
-            "the global query is a sum",
-            "self.token_weights(q.mean(-2, keepdim=True), k)",
-            "self.token_weights(q.sum(-2, keepdim=True), k)",
-            TWIN,
-        ),
-        (
-            "the global query looks at raw queries",
-            "q, k = elu1(at_least_float32(q)), elu1(at_least_float32(k))\n"
-            "        k = k * self.token_weights(q.mean",
-            "raw = at_least_float32(q)\n"
-            "        q, k = elu1(raw), elu1(at_least_float32(k))\n"
-            "        k = k * self.token_weights(raw.mean",
-            TWIN,
-        ),
-        (
-            "the denominator is of rotated queries and keys",
-            "        k = k * self.token_weights(q.mean(-2, keepdim=True), k)\n",
-            "        k = k * self.token_weights(q.mean(-2, keepdim=True), k)\n"
-            "        if self.rope:\n"
-            "            q, k = rotate(q, hw), rotate(k, hw)\n"
-            "            d = q @ k.sum(-2, keepdim=True).transpose(-2, -1)\n"
-            "            return q, k, d + _EPS\n",
-            "test_core_properties.py::test_the_released_order_of_operations",
-        ),
-        ("eps is dropped", "_EPS = 1e-6", "_EPS = 0.0", TWIN),
+    ],
+    "models/attention/softmax.py": [
         (
             "keys are not rotated",
-            "rotate(q, hw), rotate(k, hw)",
-            "rotate(q, hw), k",
+            "k = ops.rotate(k, hw, table).to(v.dtype)",
+            "k = k.to(v.dtype)",
             TWIN,
         ),
         (
-            "sums are no means",
-            "return 1.0 / k.shape[-2]",
-            "return 1.0",
-            "test_core_properties.py::test_token_weights_sum_to_one",
-        ),
-        (
-            "in tiles the global query is a sum",
-            "q_sum / q.shape[-2], k)",
-            "q_sum, k)",
-            IN_TILES,
-        ),
-        (
-            "in tiles the denominator is of rotated keys",
-            "                k_sum = k_sum + k_tile.sum(-2, keepdim=True)\n"
-            "                if self.rope:\n"
-            "                    rotate_(k_tile, hw, top)\n",
-            "                if self.rope:\n"
-            "                    rotate_(k_tile, hw, top)\n"
-            "                k_sum = k_sum + k_tile.sum(-2, keepdim=True)\n",
-            IN_TILES,
-        ),
-        (
-            "in tiles eps is dropped",
-            "k_sum.transpose(-2, -1) + _EPS",
-            "k_sum.transpose(-2, -1)",
-            IN_TILES,
+            "the dense form without the scale",
+            "(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1))",
+            "(q @ k.transpose(-2, -1))",
+            "test_cores.py::test_own_dense_form",
         ),
     ],
-    "models/attention/cores/base.py": [
+    "models/attention/base.py": [
+        (
+            "heads take every n-th channel",
+            "unflatten(-1, [num_heads, -1]).transpose(1, 2)",
+            "unflatten(-1, [-1, num_heads]).transpose(2, 3).transpose(1, 2)",
+            NETWORK,
+        ),
+        (
+            "TorchScript does not know which cores need the input",
+            '__constants__ = ("needs_input",)',
+            "__constants__ = ()",
+            SCRIPTED,
+        ),
+    ],
+    "models/attention/__init__.py": [
+        (
+            "softmax rotates in its paper's layer",
+            '"softmax": dict(rope=False), ',
+            "",
+            "test_paper.py::test_layer_is_its_formula",
+        ),
+        (
+            "vicinity keeps all channels",
+            'dim // 2 if name == "vicinity" else dim',
+            "dim",
+            "test_paper.py::test_parameters",
+        ),
+        (
+            "options are not checked",
+            "    if unknown:\n",
+            "    if not known:\n",
+            "test_ravlt.py::test_unknown_options",
+        ),
+        (
+            "a core's norm_cfg is ignored",
+            'if norm_cfg is not None and "norm_cfg" in parameters:',
+            'if norm_cfg is not None and "core" in parameters:',
+            STATISTICS,
+        ),
+        (
+            "a paper layer's norm_cfg is ignored",
+            "_construct(layer, {}, norm_cfg, dim",
+            "_construct(layer, {}, None, dim",
+            STATISTICS,
+        ),
+    ],
+    "models/ravlt.py": [
+        (
+            "the gate is left out",
+            "self.proj((join_heads(y, hw) + local) * gate)",
+            "self.proj(join_heads(y, hw) + local)",
+            NETWORK,
+        ),
+        (
+            "the gate has an activation",
+            "self.proj((join_heads(y, hw) + local) * gate)",
+            "self.proj((join_heads(y, hw) + local) * gate.sigmoid())",
+            NETWORK,
+        ),
+        ("LePE is of the queries", "self.lepe(v)", "self.lepe(q)", NETWORK),
+        (
+            "LePE is not gated",
+            "self.proj((join_heads(y, hw) + local) * gate)",
+            "self.proj(join_heads(y, hw) * gate + local)",
+            NETWORK,
+        ),
+        (
+            "the gated layer ignores norm_cfg",
+            "return GatedAttention(dim, num_heads, core, norm_cfg)",
+            "return GatedAttention(dim, num_heads, core)",
+            STATISTICS,
+        ),
+        (
+            "the paper's layer ignores norm_cfg",
+            "return build_paper_attention(core, dim, num_heads, norm_cfg)",
+            "return build_paper_attention(core, dim, num_heads)",
+            STATISTICS,
+        ),
+    ],
+    "ops/elu1.py": [
         (
             "the feature map is elu",
             "below = x.clamp(max=0).exp_()",
@@ -170,63 +153,189 @@ ATTENTION = {
             "the feature map has the gradient of exp",
             "return grad * y.clamp(max=1)",
             "return grad * y",
-            "test_gradients.py::test_elu1",
+            ELU1,
+        ),
+        (
+            "the input is overwritten",
+            "return elu1_(x.clone())",
+            "return elu1_(x.detach())",
+            FORMS,
+        ),
+        (
+            "scripts call the form of the CPU",
+            "    if torch.jit.is_scripting():\n        return _elu1_plain(x)\n",
+            "",
+            SCRIPTED,
+        ),
+        (
+            "the plain form rounds to zero",
+            "torch.where(x > 0, x + 1, x.clamp(max=0).exp())",
+            "torch.nn.functional.elu(x) + 1",
+            ELU1,
         ),
     ],
-    "models/attention/cores/softmax.py": [
+    "ops/rala/__init__.py": [
         (
-            "keys are not rotated",
-            "q, k = _rotate_pair(q, k, hw)",
-            "q, _ = _rotate_pair(q, k, hw)",
+            "the form without gradients is taken with them",
+            "is_eager_on_cpu(q) and not torch.is_grad_enabled()",
+            "is_eager_on_cpu(q)",
+            FORMS,
+        ),
+        (
+            "queries and keys are overwritten at inference",
+            "t.to(dtype, copy=True)",
+            "t.to(dtype)",
+            "test_dispatch.py::test_values_without_gradients",
+        ),
+        (
+            "half precision rounds the sums at inference",
+            "dtype = torch.promote_types(q.dtype, torch.float32)",
+            "dtype = q.dtype",
+            "test_precision.py::test_half_precision_without_gradients",
+        ),
+        (
+            "outputs at inference have another dtype",
+            "rope, reweight).to(v.dtype)",
+            "rope, reweight)",
+            "test_precision.py::test_half_precision_without_gradients",
+        ),
+        (
+            "autocast reaches the sums",
+            "    with autocast_off(q):\n        return naive.rala(",
+            "    if True:\n        return naive.rala(",
+            PRECISE,
+        ),
+        (
+            "autocast reaches what analysis looks at",
+            "    with autocast_off(q):\n        return naive.terms(",
+            "    if True:\n        return naive.terms(",
+            PRECISE,
+        ),
+    ],
+    "ops/rala/naive.py": [
+        (
+            "alpha without the scale",
+            "g = q.mean(-2, keepdim=True) * q.shape[-1] ** -0.5",
+            "g = q.mean(-2, keepdim=True)",
             TWIN,
         ),
         (
-            "the dense form without the scale",
-            "(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1))",
-            "(q @ k.transpose(-2, -1))",
-            "test_cores.py::test_own_dense_form",
+            "alpha is 1 everywhere",
+            ".softmax(-2)",
+            ".softmax(-1)",
+            "test_core_properties.py::test_token_weights_sum_to_one",
+        ),
+        (
+            "alpha is left out",
+            "k = k * (k @ g.transpose(-2, -1)).softmax(-2)",
+            "k = k / k.shape[-2]",
+            TWIN,
+        ),
+        (
+            "the global query is a sum",
+            "q.mean(-2, keepdim=True)",
+            "q.sum(-2, keepdim=True)",
+            TWIN,
+        ),
+        (
+            "the global query looks at raw queries",
+            "    q, k = elu1(at_least_float32(q)), elu1(at_least_float32(k))\n"
+            "    if reweight:\n"
+            "        g = q.mean",
+            "    raw = at_least_float32(q)\n"
+            "    q, k = elu1(raw), elu1(at_least_float32(k))\n"
+            "    if reweight:\n"
+            "        g = raw.mean",
+            TWIN,
+        ),
+        (
+            "the denominator is of rotated queries and keys",
+            "    denominator = denominators(q, k.sum(-2, keepdim=True))\n"
+            "    if rope:\n"
+            "        table = rotary_table(q, hw)\n"
+            "        q, k = rotate(q, hw, table), rotate(k, hw, table)\n",
+            "    if rope:\n"
+            "        table = rotary_table(q, hw)\n"
+            "        q, k = rotate(q, hw, table), rotate(k, hw, table)\n"
+            "    denominator = denominators(q, k.sum(-2, keepdim=True))\n",
+            "test_core_properties.py::test_the_released_order_of_operations",
+        ),
+        ("eps is dropped", " + 1e-6", "", TWIN),
+        (
+            "keys are not rotated",
+            "rotate(q, hw, table), rotate(k, hw, table)",
+            "rotate(q, hw, table), k",
+            TWIN,
+        ),
+        (
+            "sums are no means",
+            "k = k / k.shape[-2]",
+            "k = k * 1.0",
+            "test_core_properties.py::test_token_weights_sum_to_one",
         ),
     ],
-    "models/attention/heads.py": [
+    "ops/rala/chunked.py": [
         (
-            "heads take every n-th channel",
-            "unflatten(-1, (num_heads, -1)).transpose(1, 2)",
-            "unflatten(-1, (-1, num_heads)).transpose(2, 3).transpose(1, 2)",
-            NETWORK,
-        ),
-    ],
-    "models/attention/shell.py": [
-        (
-            "the gate is left out",
-            "return self.proj((y + self.lepe(v)) * gate)",
-            "return self.proj(y + self.lepe(v))",
-            NETWORK,
+            "the global query is a sum",
+            "g = q_sum / q.shape[-2] * ",
+            "g = q_sum * ",
+            IN_CHUNKS,
         ),
         (
-            "the gate has an activation",
-            "(y + self.lepe(v)) * gate)",
-            "(y + self.lepe(v)) * gate.sigmoid())",
-            NETWORK,
+            "alpha without the scale",
+            "g = q_sum / q.shape[-2] * q.shape[-1] ** -0.5",
+            "g = q_sum / q.shape[-2]",
+            IN_CHUNKS,
         ),
         (
-            "LePE is of the queries",
-            "(y + self.lepe(v)) * gate",
-            "(y + self.lepe(q)) * gate",
-            NETWORK,
+            "every chunk has weights of its own",
+            "k_chunk.mul_(weights[..., tokens, :])",
+            "k_chunk.mul_((k_chunk @ g.transpose(-2, -1)).softmax(-2))",
+            IN_CHUNKS,
         ),
         (
-            "LePE is not gated",
-            "(y + self.lepe(v)) * gate",
-            "y * gate + self.lepe(v)",
-            NETWORK,
+            "sums are no means",
+            "k_chunk.div_(q.shape[-2])",
+            "k_chunk.div_(k_chunk.shape[-2])",
+            IN_CHUNKS,
         ),
-        ("the halo is too small", "halo=2", "halo=1", TILES),
-        ("in tiles the gate is left out", ".mul_(gate[tile])", "", TILES),
         (
-            "a norm is folded that the core needs",
-            "if not self.core.needs_input:",
-            "if self.core is not None:",
-            "test_input_cores.py::test_the_layer_hands_over_what_its_projections_get",
+            "the denominator is of rotated keys",
+            "            k_sum += k_chunk.sum(-2, keepdim=True)\n"
+            "            if table is not None:\n"
+            "                rotate_(k_chunk, table[top:bottom], table[:width])\n",
+            "            if table is not None:\n"
+            "                rotate_(k_chunk, table[top:bottom], table[:width])\n"
+            "            k_sum += k_chunk.sum(-2, keepdim=True)\n",
+            IN_CHUNKS,
+        ),
+        (
+            "the denominator is of rotated queries",
+            "            denominator = denominators(q_chunk, k_sum)\n"
+            "            if table is not None:\n"
+            "                rotate_(q_chunk, table[top:bottom], table[:width])\n",
+            "            if table is not None:\n"
+            "                rotate_(q_chunk, table[top:bottom], table[:width])\n"
+            "            denominator = denominators(q_chunk, k_sum)\n",
+            IN_CHUNKS,
+        ),
+        (
+            "every chunk of keys is rotated as the first",
+            "rotate_(k_chunk, table[top:bottom], ",
+            "rotate_(k_chunk, table[: bottom - top], ",
+            IN_CHUNKS,
+        ),
+        (
+            "every chunk of queries is rotated as the first",
+            "rotate_(q_chunk, table[top:bottom], ",
+            "rotate_(q_chunk, table[: bottom - top], ",
+            IN_CHUNKS,
+        ),
+        (
+            "the buffer is of the last chunk",
+            "buffer = buffer + k_chunk",
+            "buffer = k_chunk",
+            IN_CHUNKS,
         ),
     ],
 }

@@ -1,10 +1,17 @@
-"""Faults of blocks, folds, tiles, freezing, and of loading checkpoints."""
+"""Faults of the network, the classifier, freezing, and learning rates."""
 
 TWIN = "test_ravlt_numbers.py::test_the_network_equals_its_channels_first_twin"
-TILES = "test_tiling.py::test_tiles_equal_the_whole_grid_before_and_after_folding"
-FOLDS = "test_deploy.py::test_same_outputs"
+SIZES = "test_ravlt.py::test_parameters_and_tensors_of_the_released_sizes"
+FOLDS = "test_fold.py::test_same_outputs"
 FROZEN = "test_ravlt_training.py::test_frozen_stages_really_freeze"
-MISFITS = "test_checkpoint.py::test_files_that_do_not_fit"
+STOP = "test_classifier.py::test_stopping_early_runs_no_later_stage"
+NORM = "test_classifier.py::test_the_norm_of_the_last_stage"
+PRUNED = "test_classifier.py::test_a_pruned_model_gets_a_new_head"
+SHORTENED = "test_classifier.py::test_shortened_models_have_no_classifier"
+MEMORY = "test_memory.py::test_the_feed_forward_network_keeps_one_hidden_map"
+TRAINING = "test_ravlt_training.py::test_with_cp_recomputes_in_training_only"
+FOLD_FORMAT = "test_fold.py::test_folds_of_version_0_1_are_refused"
+RECOMPUTES = "test_ravlt_training.py::test_when_feed_forward_networks_recompute"
 
 NETWORK = {
     "models/layers.py": [
@@ -15,103 +22,168 @@ NETWORK = {
             TWIN,
         ),
         (
-            "the bias is folded after the scale",
-            "        self.bias.add_(weight @ norm.bias)\n"
-            "        weight.mul_(norm.weight)\n",
-            "        weight.mul_(norm.weight)\n"
-            "        self.bias.add_(weight @ norm.bias)\n",
-            FOLDS,
-        ),
-        (
-            "a folded norm keeps its scale",
-            "        nn.init.ones_(norm.weight)\n",
+            "norms learn although they are not to",
+            ".requires_grad_(requires_grad)",
             "",
-            FOLDS,
-        ),
-        (
-            "a folded norm keeps its shift",
-            "        nn.init.zeros_(norm.bias)\n",
-            "",
-            FOLDS,
-        ),
-        (
-            "a folded layer scale stays",
-            "        nn.init.ones_(scale)\n",
-            "",
-            FOLDS,
-        ),
-        (
-            "a layer scale does not reach the bias",
-            "            self.bias.mul_(scale.flatten())",
-            "            pass",
-            FOLDS,
+            "test_ravlt.py::test_norm_cfg_takes_the_hosts_keys",
         ),
         (
             "a batch norm is folded without eps",
-            "(norm.running_var + norm.eps).sqrt()",
-            "norm.running_var.sqrt()",
+            "(var + norm.eps).sqrt()",
+            "var.sqrt()",
             FOLDS,
         ),
         (
             "a batch norm is folded with the mean's sign wrong",
-            "conv.bias.sub_(norm.running_mean)",
-            "conv.bias.add_(norm.running_mean)",
+            "bias - mean * scale",
+            "bias + mean * scale",
             FOLDS,
         ),
-        ("the stem's halo is too small", "halo=2", "halo=1", TILES),
         (
-            "maps lie channels-last",
-            "image.flatten(0, 1).t().contiguous() for",
-            "image.flatten(0, 1).t() for",
-            "test_ravlt_numbers.py::test_outputs_are_contiguous_down_to_roi_align",
+            "batch norms are folded in half precision",
+            "at_least_float32(t)\n        for t in (norm.running_mean",
+            "t\n        for t in (norm.running_mean",
+            "test_fold.py::test_folded_weights_are_rounded_once",
         ),
     ],
-    "models/depthwise.py": [
+    "models/archs.py": [
+        ("a size lacks a block", "depths=(2, 2, 6, 2)", "depths=(2, 2, 5, 2)", SIZES),
         (
-            "the identity is folded and added",
-            "self.residual = False",
-            "self.residual = True",
-            "test_gradients.py::test_depthwise_convolution_with_the_identity_folded_in",
+            "a size begins with other layer scales",
+            "layer_scale_init=(1.0, 1.0, 1e-6, 1e-6)",
+            "layer_scale_init=(1.0, 1.0, 1.0, 1.0)",
+            "test_ravlt.py::test_layer_scale",
         ),
         (
-            "the last taps get no gradient",
-            "{*range(0, size - 2, 3), size - 3}",
-            "{*range(0, size - 2, 3)}",
-            "test_gradients.py::test_depthwise_convolution",
+            "'shell' is unknown",
+            'PROFILES = ("gated", "paper", "shell")',
+            'PROFILES = ("gated", "paper")',
+            "test_ravlt.py::test_the_profile_of_version_0_1",
+        ),
+        (
+            "'shell' is another attention than 'gated'",
+            'in ("gated", "shell"):',
+            '== "gated":',
+            "test_ravlt.py::test_the_profile_of_version_0_1",
+        ),
+        (
+            "'shell' is the paper's layer",
+            'paper = profile == "paper"',
+            'paper = profile != "gated"',
+            "test_ravlt.py::test_the_profile_of_version_0_1",
+        ),
+        (
+            "RALA has another layer in its own paper",
+            'profile == "paper" and core.get("type") != "rala"',
+            'profile == "paper"',
+            "test_paper.py::test_the_paper_layer_of_rala_is_the_gated_one",
         ),
     ],
-    "models/blocks.py": [
+    "models/base.py": [
+        (
+            "no warning of other attention",
+            'warn_attn_types(local_metadata["attn_types"], self.attn_types)',
+            "pass",
+            "test_ravlt.py::test_state_dicts_record_the_attention_and_warn",
+        ),
+        (
+            "folded and plain weights mix",
+            "        self._check_folds(state_dict, prefix, local_metadata)\n",
+            "",
+            "test_fold.py::test_folded_and_plain_weights_do_not_mix",
+        ),
+        (
+            "folds of version 0.1 load",
+            'local_metadata.get("folds") != _FOLD_FORMAT',
+            "not _FOLD_FORMAT",
+            FOLD_FORMAT,
+        ),
+        (
+            "folds need metadata",
+            "if folded and recorded and",
+            "if folded and",
+            FOLD_FORMAT,
+        ),
+        (
+            "folds are not recorded",
+            '        local_metadata["folds"] = _FOLD_FORMAT',
+            "        pass",
+            "test_fold.py::test_folded_and_plain_weights_do_not_mix",
+        ),
+        (
+            "TorchScript compiles a setter of mmengine",
+            '__jit_unused_properties__ = ("is_init",)',
+            "__jit_unused_properties__ = ()",
+            "test_transforms.py::test_script_saves_and_loads",
+        ),
+        (
+            "folded networks train",
+            "if mode and self.deployed:",
+            "if mode and self.deployed is None:",
+            "test_fold.py::test_modes_afterwards",
+        ),
+        (
+            "heads count as deep as the last block",
+            "num_layers = sum(depths) + 2",
+            "num_layers = sum(depths) + 1",
+            "test_layer_decay.py::test_every_parameter_has_the_rate_of_its_depth",
+        ),
+    ],
+    "models/ravlt.py": [
         (
             "layer scales are exchanged",
-            "self.norm1, self.gamma_1",
-            "self.norm1, self.gamma_2",
+            "x = self.add_scaled(x, self.gamma_1, ",
+            "x = self.add_scaled(x, self.gamma_2, ",
             TWIN,
         ),
         (
             "no residual in the ffn",
-            "hidden_dim, 3, residual=True",
-            "hidden_dim, 3",
+            "DepthwiseConv(hidden_dim, 3, residual=True)",
+            "DepthwiseConv(hidden_dim, 3)",
             TWIN,
         ),
-        ("the ffn's halo is too small", "halo=1", "halo=0", TILES),
+        (
+            "no residual around the position convolution",
+            "self.pos = DepthwiseConv(dim, 3, residual=True)",
+            "self.pos = DepthwiseConv(dim, 3)",
+            TWIN,
+        ),
+        (
+            "autocast rounds the residual stream",
+            "x = self.pos(x.to(self.gamma_1.dtype))",
+            "x = self.pos(x)",
+            "test_ravlt_numbers.py::test_autocast_leaves_the_residual_stream",
+        ),
         (
             "drop path drops nothing",
-            "return self.drop_path(gamma.expand(len(x), 1, 1, -1))",
-            "return gamma",
-            "test_gradients.py::"
-            "test_drop_path_skips_the_same_samples_as_in_the_yardstick",
+            "torch.addcmul(x, self.drop_path(gamma), branch)",
+            "torch.addcmul(x, gamma, branch)",
+            "test_gradients.py::test_drop_path_skips_the_same_samples_as_in_the_twin",
         ),
         (
-            "blocks fold twice",
-            "        if self.deployed:\n            return\n        self.pos",
-            "        self.pos",
-            "test_deploy.py::test_folding_twice_changes_no_bit",
+            "drop path skips whole batches",
+            "gamma.view(1, 1, 1, -1).expand(x.shape[0], 1, 1, -1)",
+            "gamma.view(1, 1, 1, -1)",
+            "test_gradients.py::test_drop_path_skips_the_same_samples_as_in_the_twin",
         ),
         (
-            "an identity is not folded",
-            "        self.ffn.dwconv.fold_identity()\n",
-            "",
-            "test_deploy.py::test_what_is_left_alone",
+            "the ffn recomputes in evaluation",
+            "if self.training and not torch.jit.is_scripting():\n"
+            "            return ops.recompute(",
+            "if not torch.jit.is_scripting():\n            return ops.recompute(",
+            RECOMPUTES,
+        ),
+        (
+            "the ffn recomputes under with_cp",
+            "block.ffn.recompute = False if enable else self.recompute_ffn",
+            "block.ffn.recompute = self.recompute_ffn",
+            RECOMPUTES,
+        ),
+        (
+            "recompute_ffn is forgotten",
+            "block.ffn.recompute = False if enable else self.recompute_ffn",
+            "block.ffn.recompute = False if enable else None",
+            MEMORY,
         ),
         (
             "all blocks are recomputed",
@@ -123,44 +195,8 @@ NETWORK = {
             "blocks are recomputed in evaluation",
             "if self.with_cp and self.training and",
             "if self.with_cp and",
-            "test_ravlt_training.py::test_with_cp_recomputes_in_training_only",
+            TRAINING,
         ),
-    ],
-    "models/tiling.py": [
-        (
-            "a halo is too small on one side",
-            "min(stop + halo, count)",
-            "min(stop + halo - 1, count)",
-            "test_tiling.py::test_no_tile_is_too_large_and_each_cell_is_in_one",
-        ),
-        (
-            "memory depends on the precision",
-            "flat.numel() < size",
-            "flat.numel() != size",
-            "test_tiling.py::test_a_name_keeps_its_memory_whatever_the_precision",
-        ),
-        (
-            "tiles in training",
-            "tile == 0 or module.training or",
-            "tile == 0 or",
-            "test_tiling.py::test_when_tiles_are_used",
-        ),
-    ],
-    "models/archs.py": [
-        (
-            "a size lacks a block",
-            "depths=(2, 2, 6, 2)",
-            "depths=(2, 2, 5, 2)",
-            "test_ravlt.py::test_parameters_and_tensors_of_the_released_sizes",
-        ),
-        (
-            "a size begins with other layer scales",
-            "layer_scale_init=(1.0, 1.0, 1e-6, 1e-6)",
-            "layer_scale_init=(1.0, 1.0, 1.0, 1.0)",
-            "test_ravlt.py::test_layer_scale",
-        ),
-    ],
-    "models/trunk.py": [
         (
             "the last block skips too rarely",
             "max(sum(depths) - 1, 1)",
@@ -168,32 +204,23 @@ NETWORK = {
             "test_ravlt.py::test_drop_path_rises_linearly",
         ),
         (
-            "no warning of other attention",
-            'warn_attn_types(local_metadata["attn_types"], self.attn_types)',
-            "pass",
-            "test_ravlt.py::test_state_dicts_record_the_attention_and_warn",
+            "all stages run",
+            "            if i <= last:",
+            "            if i < NUM_STAGES:",
+            STOP,
         ),
         (
-            "folded and plain weights mix",
-            "        self._check_folded(state_dict, prefix)\n",
-            "",
-            "test_deploy.py::test_folded_and_plain_weights_do_not_mix",
+            "outputs are not normalised",
+            "ops.channels_first(norm(tokens[int(i)]))",
+            "ops.channels_first(tokens[int(i)])",
+            TWIN,
         ),
         (
-            "folded networks train",
-            "if mode and self.deployed:",
-            "if mode and self.deployed is None:",
-            "test_deploy.py::test_modes_afterwards",
+            "outputs are views",
+            "ops.channels_first(norm(tokens[int(i)]))",
+            "norm(tokens[int(i)]).permute(0, 3, 1, 2)",
+            "test_ravlt_numbers.py::test_outputs_are_contiguous_down_to_roi_align",
         ),
-        (
-            "heads count as deep as the last block",
-            "num_layers = sum(depths) + 2",
-            "num_layers = sum(depths) + 1",
-            "test_layer_decay.py::test_every_parameter_has_the_rate_of_its_depth",
-        ),
-    ],
-    "models/ravlt.py": [
-        ("outputs are not normalised", "self.extra_norms[str(stage)](x)", "x", TWIN),
         (
             "frozen parts learn",
             "            part.requires_grad_(False)",
@@ -233,98 +260,104 @@ NETWORK = {
     ],
     "models/classifier.py": [
         (
-            "the last norm is dropped in folding",
-            "self.norm = fold_batch_norm(self.proj, self.norm)",
-            "self.norm = nn.Identity()",
-            "test_classifier.py::test_folds",
-        ),
-    ],
-    "deploy.py": [
-        (
-            "the average of weights is not folded",
-            "                switch_to_deploy(hook.ema_model)",
-            "                pass",
-            "test_deploy.py::test_hook_beside_an_average_of_weights",
-        ),
-    ],
-    "weights/checkpoint.py": [
-        (
-            "files may run code",
-            "torch.load(file, map_location=map_location, weights_only=True)",
-            "torch.load(file, map_location=map_location, weights_only=False)",
-            "test_checkpoint.py::test_a_hostile_file_is_refused_and_nothing_runs",
+            "symbolic graphs hold what operators decide",
+            "(PointwiseConv, DepthwiseConv, *CORES.values())",
+            "(PointwiseConv, DepthwiseConv)",
+            "test_transforms.py::test_symbolic_graph",
         ),
         (
-            "missing keys are ignored",
-            "if missing or unexpected:",
-            "if unexpected:",
-            MISFITS,
+            "all stages run to stop early",
+            "last if stop_early else final",
+            "final",
+            STOP,
         ),
         (
-            "unknown keys are ignored",
-            "if missing or unexpected:",
-            "if missing:",
-            MISFITS,
+            "stages are left out unasked",
+            "last if stop_early else final",
+            "last",
+            STOP,
         ),
         (
-            "other shapes are ignored",
-            "    for key in sorted(loaded):\n",
-            "    loaded = {k for k in loaded if own[k].shape == state_dict[k].shape}\n"
-            "    state_dict = {k: state_dict[k] for k in loaded}\n"
-            "    for key in sorted(loaded):\n",
-            MISFITS,
-        ),
-        (
-            "keys need not be strings",
-            "            if not isinstance(key, str):",
-            "            if key is None:",
-            MISFITS,
-        ),
-        (
-            "half a classifier is accepted",
-            "missing |= _HEAD_KEYS - unexpected",
-            "missing |= set()",
-            MISFITS,
-        ),
-        (
-            "no warning of other attention",
-            "    warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)",
-            "    pass",
-            "test_checkpoint.py::test_attention_of_the_file",
-        ),
-        (
-            "files that do not say are not of the released attention",
-            "attn_types or RELEASED_ATTN_TYPES, model",
-            "attn_types or model.attn_types, model",
-            "test_checkpoint.py::test_attention_of_the_file",
-        ),
-        (
-            "stages that are not built are foreign",
-            '    unbuilt.append(f"layers.{num_stages - 1}.downsample.")\n',
+            "the last layers take another stage",
+            "        if len(tokens) <= final:\n"
+            "            return ops.channels_first(tokens[-1]), taken\n",
             "",
-            "test_checkpoint.py::test_fewer_outputs_take_a_full_file",
+            STOP,
+        ),
+        ("norm is ignored", "if norm and i == final:", "if False:", NORM),
+        (
+            "the last layers are never left out",
+            "if norm and i == final:",
+            "if i == final:",
+            "test_classifier.py::test_stages_are_the_backbones",
         ),
         (
-            "mmengine reads local files itself",
-            'for prefix in ("", "http://"',
-            'for prefix in ("http://"',
-            "test_checkpoint.py::test_mmengine_reads_through_us_when_asked",
+            "the last layers take every stage",
+            "if norm and i == final:",
+            "if norm:",
+            NORM,
         ),
-    ],
-    "weights/untrusted.py": [
         (
-            "files may call getattr",
-            '(_history_statistic, "builtins.getattr")',
-            "getattr",
-            "test_checkpoint.py::test_nothing_else_is_reached_by_way_of_the_history",
+            "normalised maps are always channels-first",
+            'out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1)',
+            "out",
+            NORM,
         ),
-    ],
-    "weights/convert.py": [
         (
-            "norms of used levels are left out",
-            "if i not in backbone.out_indices",
-            "if i in backbone.out_indices",
-            "test_convert.py::test_every_tensor_of_a_real_file_arrives",
+            "intermediate maps are views",
+            "taken.append(ops.channels_first(tokens[i]))",
+            "taken.append(tokens[i].permute(0, 3, 1, 2))",
+            "test_classifier.py::test_mmseg_takes_it_by_its_timm_backbone",
+        ),
+        (
+            "what no output needs stays",
+            "        self.layers[-1].downsample = None\n",
+            "",
+            "test_classifier.py::test_features_only",
+        ),
+        (
+            "pruned models keep the width of their head",
+            "            self.num_features = self.head_hidden_size = "
+            "self.embed_dims[last]\n",
+            "",
+            PRUNED,
+        ),
+        (
+            "shortened models keep layers of another width",
+            "        if prune_norm or shortened:",
+            "        if prune_norm:",
+            PRUNED,
+        ),
+        (
+            "shortened models keep a classifier that does not fit",
+            "        elif prune_norm or shortened:\n"
+            "            self.reset_classifier(0)\n",
+            "",
+            SHORTENED,
+        ),
+        (
+            "prune_head is ignored",
+            "        if prune_head:",
+            "        if not prune_head:",
+            SHORTENED,
+        ),
+        (
+            "a new classifier has a precision of its own",
+            "self._build_head(num_classes).to(next(self.parameters()))",
+            "self._build_head(num_classes)",
+            "test_classifier.py::test_new_classes_begin_as_the_first_ones",
+        ),
+        (
+            "a new classifier begins as PyTorch likes",
+            "        self.head.apply(init_convolution)\n",
+            "",
+            "test_classifier.py::test_new_classes_begin_as_the_first_ones",
+        ),
+        (
+            "the licence of weights is ours",
+            'license="unknown" if url else "apache-2.0"',
+            'license="apache-2.0"',
+            "test_classifier.py::test_timm_lists_them",
         ),
     ],
     "engine/layer_decay.py": [

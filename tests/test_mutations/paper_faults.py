@@ -1,18 +1,19 @@
-"""Faults of the other cores, and of layers as their papers have them."""
+"""Faults of the other mechanisms, and of layers as their papers have them."""
 
 TWIN = "test_cores.py::test_values_and_gradients_equal_the_twin"
 OPTIONS = "test_cores.py::test_options_equal_the_twin"
 RECURRENCE = "test_input_cores.py::test_gla_is_its_recurrence"
 MERGED = "test_input_cores.py::test_merged_convolution"
 LAYER = "test_paper.py::test_layer_is_its_formula"
-FOLDED = "test_paper.py::test_tiles_and_folds_change_nothing"
+STATISTICS = "test_ravlt_training.py::test_with_cp_moves_statistics_once"
+IN_A_NETWORK = "test_paper.py::test_in_a_network"
 
 PAPERS = {
-    "models/attention/cores/features.py": [
+    "models/attention/features.py": [
         ("eps is dropped", "return mean + 1e-6", "return mean", TWIN),
         ("sums are no means", "k = k / k.shape[-2]", "k = k * 1.0", TWIN),
     ],
-    "models/attention/cores/focused.py": [
+    "models/attention/focused.py": [
         ("norms are of a head", "x, dim=(1, 3), keepdim", "x, dim=3, keepdim", TWIN),
         (
             "eps after the scale",
@@ -20,8 +21,15 @@ PAPERS = {
             "x.relu() / scale + 1e-6",
             TWIN,
         ),
+        (
+            "positions are resized otherwise",
+            'mode="bicubic"',
+            'mode="bilinear"',
+            "test_paper.py::test_positions_are_resized",
+        ),
+        ("the local term is of the keys", "self._local(v)", "self._local(k)", LAYER),
     ],
-    "models/attention/cores/cosformer.py": [
+    "models/attention/cosformer.py": [
         ("half waves", "(math.pi / 2 / length)", "(math.pi / length)", TWIN),
         (
             "keys keep their sign",
@@ -30,7 +38,7 @@ PAPERS = {
             TWIN,
         ),
     ],
-    "models/attention/cores/vicinity.py": [
+    "models/attention/vicinity.py": [
         (
             "the inverse is not clamped",
             "_clamp(1 / sums)",
@@ -43,8 +51,9 @@ PAPERS = {
             "modulate(k, waves)",
             TWIN,
         ),
+        ("the gate replaces", "* (1 + gate)", "* gate", LAYER),
     ],
-    "models/attention/cores/norm.py": [
+    "models/attention/norm.py": [
         (
             "the norm is of a head",
             "channels = x.shape[1] * x.shape[3]",
@@ -52,7 +61,7 @@ PAPERS = {
             "test_core_properties.py::test_norm_attention_has_unit_rows",
         ),
     ],
-    "models/attention/cores/diag.py": [
+    "models/attention/diag.py": [
         (
             "softmax sees the padding",
             "real.transpose(-2, -1) > 0",
@@ -66,7 +75,7 @@ PAPERS = {
             OPTIONS,
         ),
     ],
-    "models/attention/cores/fixation.py": [
+    "models/attention/fixation.py": [
         (
             "gates do not see the value",
             "torch.cat((q, k, v)",
@@ -83,7 +92,7 @@ PAPERS = {
             "test_shift.py::test_spatial_shift_copies_neighbours",
         ),
     ],
-    "models/attention/cores/hedgehog.py": [
+    "models/attention/hedgehog.py": [
         ("shifts do not cancel", "q + k_max, k - k_max", "q - k_max, k - k_max", TWIN),
         (
             "no negated half",
@@ -92,7 +101,7 @@ PAPERS = {
             TWIN,
         ),
     ],
-    "models/attention/cores/gla.py": [
+    "models/attention/gla.py": [
         (
             "states decay from the wrong end",
             "(k * (total - sums).exp())",
@@ -118,18 +127,14 @@ PAPERS = {
             "y * rms_factor(y)",
             TWIN,
         ),
+        ("shares do not sum to 1", "(1 - share)", "share", LAYER),
+        ("the gates see the input", "hw, local), hw)", "hw, x), hw)", LAYER),
     ],
-    "models/attention/cores/chela.py": [
+    "models/attention/chela.py": [
         (
-            "merged without eps",
-            "(norm.running_var + norm.eps).sqrt()",
-            "norm.running_var.sqrt()",
-            MERGED,
-        ),
-        (
-            "merged with the mean's sign wrong",
-            "norm.bias - norm.running_mean * scale",
-            "norm.bias + norm.running_mean * scale",
+            "merged without a shift",
+            "bias = bias + shift",
+            "bias = shift",
             MERGED,
         ),
         (
@@ -144,48 +149,55 @@ PAPERS = {
             "return q + u_k, k + u_q",
             TWIN,
         ),
-    ],
-    "models/attention/paper/__init__.py": [
         (
-            "softmax rotates",
-            '"softmax": dict(rope=False), ',
-            "",
+            "the core has norms of its own kind",
+            "self.conv = ShortLongConv(dim, _LONG, _SHORT, norm_cfg)",
+            "self.conv = ShortLongConv(dim, _LONG, _SHORT, _BATCH_NORM)",
+            STATISTICS,
+        ),
+        (
+            "the layer has norms of its own kind",
+            "self.high = ShortLongConv(dim, _SHORT, 1, norm_cfg)",
+            "self.high = ShortLongConv(dim, _SHORT, 1, _BATCH_NORM)",
+            STATISTICS,
+        ),
+        (
+            "the low frequencies come first",
+            "self.low(F.silu(self.high(x)))",
+            "self.high(F.silu(self.low(x)))",
             LAYER,
         ),
         (
-            "vicinity keeps all channels",
-            'dim // 2 if name == "vicinity" else dim',
-            "dim",
-            "test_paper.py::test_parameters",
+            "no activation between the convolutions",
+            "self.low(F.silu(self.high(x)))",
+            "self.low(self.high(x))",
+            LAYER,
         ),
-    ],
-    "models/attention/paper/base.py": [
-        ("the norm is left out", "* 3, self(norm(x))", "* 3, self(x)", FOLDED),
-    ],
-    "models/attention/paper/vicinity.py": [
-        ("the gate replaces", "* (1 + gate)", "* gate", LAYER),
-    ],
-    "models/attention/paper/focused.py": [
-        (
-            "positions are resized otherwise",
-            'mode="bicubic"',
-            'mode="bilinear"',
-            "test_paper.py::test_positions_are_resized",
-        ),
-        ("the local term is of the keys", "self._local(v)", "self._local(k)", LAYER),
-    ],
-    "models/attention/paper/gla.py": [
-        ("shares do not sum to 1", "(1 - share)", "share", LAYER),
-        ("the gates see the input", "hw, local), hw)", "hw, x), hw)", LAYER),
-    ],
-    "models/attention/paper/chela.py": [
         ("the gate is of the input", "self.gate(u)", "self.gate(x)", LAYER),
-        ("values are of u", "self.v(x)", "self.v(u)", LAYER),
+        ("projections are of the input", "self.qkv(u)", "self.qkv(x)", LAYER),
         (
-            "norms are not folded",
+            "the residual starts at the input",
+            "F.silu(self.gate(u))) + u",
+            "F.silu(self.gate(u))) + x",
+            LAYER,
+        ),
+        (
+            "the core keeps its norms",
             "        self.conv = self.conv.merge()",
             "        self.conv.eval()",
-            "test_paper.py::test_in_a_network",
+            "test_input_cores.py::test_merged_convolution",
+        ),
+        (
+            "the layer keeps norms",
+            "self.high, self.low = self.high.merge(), self.low.merge()",
+            "self.low = self.low.merge()",
+            IN_A_NETWORK,
+        ),
+        (
+            "frozen convolutions learn when merged",
+            "        merged.requires_grad_(self.long.weight.requires_grad)\n",
+            "",
+            "test_input_cores.py::test_frozen_convolutions_merge_frozen",
         ),
     ],
 }

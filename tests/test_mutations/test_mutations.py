@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from attention_faults import ATTENTION
+from inference_faults import INFERENCE
 from mutants import Nursery, read_table
 from network_faults import NETWORK
+from operator_faults import OPERATORS
 from paper_faults import PAPERS
 from project_faults import PROJECTS
 from swap_faults import SWAP
+from weight_faults import WEIGHTS
 
 from helpers.tool_runs import ROOT, copy_tree
 
@@ -19,7 +22,15 @@ pytestmark = pytest.mark.slow
 
 FAULTS = [
     fault
-    for table in (ATTENTION, PAPERS, NETWORK, SWAP)
+    for table in (
+        ATTENTION,
+        PAPERS,
+        OPERATORS,
+        NETWORK,
+        INFERENCE,
+        WEIGHTS,
+        SWAP,
+    )
     for fault in read_table("ravlt", table)
 ] + read_table("projects", PROJECTS)
 
