@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
+from ravlt.models.attention.chela import CHELAAttention
 from ravlt.models.classifier import RAVLTClassifier
 from ravlt.models.layers import batch_norm_affine
 from ravlt.models.ravlt import Block, GatedAttention, RAVLTEncoder
@@ -74,7 +75,9 @@ def fold(encoder: RAVLTEncoder) -> RAVLTEncoder:
 def _fold_block(block: Block) -> None:
     fold_attention(block.norm1.norm, block.attn)
     _fold_layer_norm(block.norm2.norm, block.ffn.fc1)
-    _fold_scale(block.gamma_1, block.attn.proj)
+    # The residual inside of CHELA's own layer follows its last product.
+    if not isinstance(block.attn, CHELAAttention):
+        _fold_scale(block.gamma_1, block.attn.proj)
     _fold_scale(block.gamma_2, block.ffn.fc2)
 
 

@@ -18,6 +18,7 @@ import ravlt
 from ravlt.engine.hooks import HOOKS
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import DeployHook
+from ravlt.models.attention import CORES
 from ravlt.weights.checkpoint import load_pretrained
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
@@ -82,6 +83,18 @@ def test_folds_of_version_0_1_are_refused():
     del state._metadata[""]["folds"]
     with pytest.raises(RAVLTError, match="folded by ravlt 0.1"):
         build().switch_to_deploy().load_state_dict(state)
+
+
+@pytest.mark.parametrize("profile", ["gated", "paper"])
+@pytest.mark.parametrize("name", CORES)
+def test_every_mechanism_folds(name, profile):
+    """With layer scales that are not ones."""
+    model = build(attn_types=dict(type=name, profile=profile))
+    model, x = randomize(model.double()).eval(), images(2, 3, 45, 70).double()
+    with torch.no_grad():
+        expected = model(x)
+        outs = model.switch_to_deploy()(x)
+    assert max(map(error, outs, expected)) < 1e-11
 
 
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
