@@ -196,8 +196,9 @@ class RAVLTClassifier(RAVLTEncoder):
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        self.head = self._build_head(num_classes).to(next(self.parameters()))
-        self.head.apply(init_convolution)
+        # Drawn in float32: in half precision PyTorch draws far too large weights.
+        head = self._build_head(num_classes).apply(init_convolution)
+        self.head = head.to(next(self.parameters()))
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of layer scales, which decay would pull towards zero."""
