@@ -15,7 +15,9 @@ def channels_first(x: Tensor) -> Tensor:
     maps = x.permute(0, 3, 1, 2)
     if torch.jit.is_scripting():
         return maps.contiguous()
-    return _channels_first_cpu(x) if is_eager_on_cpu(x) else maps.contiguous()
+    if is_eager_on_cpu(x) and len(x):
+        return _channels_first_cpu(x)
+    return maps.contiguous()
 
 
 def _channels_first_cpu(x: Tensor) -> Tensor:

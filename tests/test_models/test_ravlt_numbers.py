@@ -71,6 +71,16 @@ def test_any_size(size):
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
 
 
+def test_no_images():
+    outs = build().eval()(images(0, 3, 64, 96))
+    assert [tuple(out.shape) for out in outs] == [
+        (0, 16, 16, 24),
+        (0, 32, 8, 12),
+        (0, 48, 4, 6),
+        (0, 64, 2, 3),
+    ]
+
+
 def test_outputs_are_contiguous_down_to_roi_align():
     """mmcv's RoIAlign reads channels-last memory as if it were contiguous."""
     ops = pytest.importorskip("mmcv.ops")
