@@ -104,7 +104,7 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
         wants to see whole grids, for images that fit into one tile, and as
         ``encoder.tile`` says.
     """
-    if encoder.training or torch.is_grad_enabled() or not is_eager(x):
+    if torch.is_grad_enabled() or not is_eager(x):
         return None
     side = encoder.tile
     if side is None and x.device.type == "cpu":
@@ -112,7 +112,7 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
     if not side or x.is_meta:
         return None
     tokens = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-    if tokens <= side**2 or _has_hooks(encoder):
+    if tokens <= side**2 or _has_hooks(encoder) or not _is_known(encoder):
         return None
     return side
 
@@ -125,6 +125,18 @@ def _has_hooks(encoder: RAVLTEncoder) -> bool:
         for block in stage.blocks:
             parts += [block, block.attn, block.attn.core, block.ffn]
     return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+
+def _is_known(encoder: RAVLTEncoder) -> bool:
+    """True if the walk does what the modules would do that it takes apart.
+
+    Derived and wrapped classes have a forward pass of their own, and batch norms in
+    training mode would normalize each tile by its own statistics.
+    """
+    parts = [(encoder.patch_embed, Stem)]
+    for stage in encoder.layers:
+        parts += [(stage, Stage), *((block, Block) for block in stage.blocks)]
+    return all(type(part) is cls and not part.training for part, cls in parts)
 
 
 def _stem(stem: Stem, x: Tensor, side: int) -> Tensor:

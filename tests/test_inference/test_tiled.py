@@ -297,6 +297,24 @@ def test_derived_classes_compute_themselves():
         torch.testing.assert_close(list(model(x)), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("part", ["patch_embed", "layers.1", "layers.0.blocks.0"])
+@pytest.mark.parametrize("case", ["derived", "training"])
+def test_parts_that_the_walk_does_not_know(part, case):
+    """Derived classes run their own forward pass; batch norms see whole grids."""
+    model = randomize(build(tile=3).double()).eval()
+    module = model.get_submodule(part)
+    if case == "training":
+        module.train()
+    else:
+        cls = type(module)
+        forward = dict(forward=lambda self, x: -cls.forward(self, x))
+        module.__class__ = type("Derived", (cls,), forward)
+    x = images(2, 3, 45, 70).double()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        torch.testing.assert_close(list(model(x)), expected, rtol=1e-11, atol=1e-11)
+
+
 def test_sums_over_tokens_are_precise_in_half_precision():
     """As precise as the layer on whole grids."""
     layer = randomize(GatedAttention(16, 2, "rala"), mild=True).eval().bfloat16()
