@@ -22,15 +22,9 @@ INFERENCE = {
             "test_tiled.py::test_a_name_keeps_its_memory_whatever_the_precision",
         ),
         (
-            "tiles in training",
-            "if encoder.training or torch.is_grad_enabled()",
-            "if torch.is_grad_enabled()",
-            DECISION,
-        ),
-        (
             "tiles where gradients are needed",
-            "if encoder.training or torch.is_grad_enabled() or",
-            "if encoder.training or",
+            "if torch.is_grad_enabled() or not is_eager(x)",
+            "if not is_eager(x)",
             DECISION,
         ),
         (
@@ -158,6 +152,18 @@ INFERENCE = {
             "test_tiled.py::test_derived_classes_compute_themselves",
         ),
         (
+            "derived blocks and stages compute as their bases do",
+            "type(part) is cls and not part.training",
+            "not part.training",
+            "test_tiled.py::test_parts_that_the_walk_does_not_know",
+        ),
+        (
+            "each tile is normalized by itself",
+            "type(part) is cls and not part.training",
+            "type(part) is cls",
+            "test_tiled.py::test_parts_that_the_walk_does_not_know",
+        ),
+        (
             "queries and keys are rounded",
             'wide if name in ("q", "k") else part.dtype',
             "part.dtype",
@@ -196,6 +202,12 @@ INFERENCE = {
             "        conv.bias.copy_(conv.bias * factor)\n",
             "        pass\n",
             FOLDS,
+        ),
+        (
+            "the layer scale is folded where a residual follows",
+            "    if not isinstance(block.attn, CHELAAttention):\n",
+            "    if block.attn:\n",
+            "test_fold.py::test_every_mechanism_folds",
         ),
         (
             "a residual kernel takes a scale",

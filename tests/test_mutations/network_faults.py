@@ -343,14 +343,22 @@ NETWORK = {
         ),
         (
             "a new classifier has a precision of its own",
-            "self._build_head(num_classes).to(next(self.parameters()))",
-            "self._build_head(num_classes)",
+            "self.head = head.to(next(self.parameters()))",
+            "self.head = head",
+            "test_classifier.py::test_new_classes_begin_as_the_first_ones",
+        ),
+        (
+            "a new classifier is drawn in half precision",
+            "head = self._build_head(num_classes).apply(init_convolution)\n"
+            "        self.head = head.to(next(self.parameters()))\n",
+            "head = self._build_head(num_classes).to(next(self.parameters()))\n"
+            "        self.head = head.apply(init_convolution)\n",
             "test_classifier.py::test_new_classes_begin_as_the_first_ones",
         ),
         (
             "a new classifier begins as PyTorch likes",
-            "        self.head.apply(init_convolution)\n",
-            "",
+            "self._build_head(num_classes).apply(init_convolution)",
+            "self._build_head(num_classes)",
             "test_classifier.py::test_new_classes_begin_as_the_first_ones",
         ),
         (

@@ -102,9 +102,15 @@ OPERATORS = {
         ),
         (
             "maps lie channels-last in the plain form",
-            "if is_eager_on_cpu(x) else maps.contiguous()",
-            "if is_eager_on_cpu(x) else maps",
+            "    return maps.contiguous()\n\n\ndef _channels_first_cpu",
+            "    return maps\n\n\ndef _channels_first_cpu",
             FAKE,
+        ),
+        (
+            "no images have no maps",
+            "is_eager_on_cpu(x) and len(x)",
+            "is_eager_on_cpu(x)",
+            "test_ravlt_numbers.py::test_no_images",
         ),
         (
             "maps are transposed",
