@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
-from ravlt.models.attention.chela import CHELAAttention
 from ravlt.models.classifier import RAVLTClassifier
-from ravlt.models.layers import batch_norm_affine
-from ravlt.models.ravlt import Block, GatedAttention, RAVLTEncoder
+from ravlt.models.layers import PointwiseConv, batch_norm_affine
+from ravlt.models.ravlt import Block, ConvFFN, GatedAttention, RAVLTEncoder
 from ravlt.ops.precision import at_least_float32
 
 
@@ -74,29 +73,32 @@ def fold(encoder: RAVLTEncoder) -> RAVLTEncoder:
 
 def _fold_block(block: Block) -> None:
     fold_attention(block.norm1.norm, block.attn)
-    _fold_layer_norm(block.norm2.norm, block.ffn.fc1)
-    # The residual inside of CHELA's own layer follows its last product.
-    if not isinstance(block.attn, CHELAAttention):
+    if getattr(block.attn, "ends_with_proj", False):
         _fold_scale(block.gamma_1, block.attn.proj)
-    _fold_scale(block.gamma_2, block.ffn.fc2)
+    if type(block.ffn) is ConvFFN:
+        _fold_layer_norm(block.norm2.norm, block.ffn.fc1)
+        _fold_scale(block.gamma_2, block.ffn.fc2)
 
 
 @torch.no_grad()
 def fold_attention(norm: nn.LayerNorm, attn: nn.Module) -> None:
     """Fold the norm before an attention layer, and what the layer itself can fold."""
     # A core that reads the layer's input needs scale and shift where they are.
-    if isinstance(attn, GatedAttention) and not attn.core.needs_input:
+    if type(attn) is GatedAttention and not attn.core.needs_input:
         _fold_layer_norm(norm, attn.qkvo)
     for part in list(attn.modules()):
         if hasattr(part, "switch_to_deploy"):
             part.switch_to_deploy()
 
 
-def _fold_layer_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> None:
+def _fold_layer_norm(norm: nn.LayerNorm, conv: nn.Module) -> None:
     """Fold scale s and shift t of a norm into the product after it, W (s x + t) + b.
 
-    They stay as ones and zeros: without them PyTorch takes a slower kernel on CPUs.
+    They stay as ones and zeros: without them PyTorch takes a slower kernel on CPUs. A
+    layer of another type, such as an adapter around the product, is left alone.
     """
+    if type(conv) is not PointwiseConv:
+        return
     weight = at_least_float32(conv.weight).flatten(1)
     conv.bias.copy_(conv.bias + weight @ at_least_float32(norm.bias))
     conv.weight.copy_((weight * norm.weight).view_as(conv.weight))
@@ -104,8 +106,10 @@ def _fold_layer_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> None:
     nn.init.zeros_(norm.bias)
 
 
-def _fold_scale(scale: Tensor, conv: nn.Conv2d) -> None:
+def _fold_scale(scale: Tensor, conv: nn.Module) -> None:
     """Fold a scale of each output channel into a product; leave ones in its place."""
+    if type(conv) is not PointwiseConv:
+        return
     factor = at_least_float32(scale).flatten()
     conv.weight.copy_(conv.weight * factor.view(-1, 1, 1, 1))
     if conv.bias is not None:
@@ -127,7 +131,7 @@ def _fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
 
 @HOOKS.register_module()
 class DeployHook(Hook):
-    """Folds RAVLT before a test: ``custom_hooks = [dict(type='DeployHook')]``.
+    """A hook that folds RAVLT before a test: ``custom_hooks=[dict(type='DeployHook')]``.
 
     The weights are loaded by then. Training with this hook is not affected.
     """

@@ -1,9 +1,9 @@
 """Inference tile by tile: a walk over the modules of a RAVLT from outside.
 
 Every operation of RAVLT is pointwise, local, or a sum over tokens, so tiles give the
-same numbers as the whole grid; a local operation takes a halo along and drops what the
-halo's own border spoils. On a CPU tiles stay in the cache and memory is reused, which
-is faster; on other devices they bound the memory.
+same numbers as the whole grid. A local operation reads a tile with a halo and drops the
+halo from its result. On a CPU tiles stay in the cache and memory is reused, which is
+faster; on other devices they bound the memory.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Workspace:
     def empty(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
         """Return uninitialized memory of the shape of ``like``, the same for a name.
 
-        Fresh memory costs a CPU more than what is written to it: every page faults.
+        Fresh memory costs a CPU more than the writes to it: each page causes a fault.
         """
         size = like.numel() * dtype.itemsize
         flat = self._memory.get(name)
@@ -48,7 +48,7 @@ class Workspace:
 
 
 def forward_tiled(encoder: RAVLTEncoder, x: Tensor, last: int) -> list[Tensor] | None:
-    """Run stem and stages tile by tile, where that is the better way.
+    """Run stem and stages tile by tile, if :func:`tile_side` allows it.
 
     Args:
         encoder: The network.
@@ -56,8 +56,8 @@ def forward_tiled(encoder: RAVLTEncoder, x: Tensor, last: int) -> list[Tensor] |
         last: Number of the last stage to run.
 
     Returns:
-        As :meth:`RAVLTEncoder.forward_stages`. None if the plain forward pass has to
-        compute: see :func:`tile_side`.
+        As :meth:`RAVLTEncoder.forward_stages`; None if the plain forward pass has to
+        compute.
     """
     side = tile_side(encoder, x)
     if side is None:
@@ -101,7 +101,7 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
     Returns:
         Tokens along a side of a tile. None for the plain forward pass: in training,
         where gradients are needed, while a compiler or tracer records, where a hook
-        wants to see whole grids, for images that fit into one tile, and as
+        expects whole grids, for batches that fit into one tile, and as
         ``encoder.tile`` says.
     """
     if torch.is_grad_enabled() or not is_eager(x):
@@ -118,13 +118,12 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
 
 
 def _has_hooks(encoder: RAVLTEncoder) -> bool:
-    """True if a module that the walk takes apart has a forward hook."""
-    parts = [encoder.patch_embed]
-    for stage in encoder.layers:
-        parts.append(stage)
-        for block in stage.blocks:
-            parts += [block, block.attn, block.attn.core, block.ffn]
-    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    """True if a module of stem or stages has a forward hook, which expects grids."""
+    return any(
+        part._forward_hooks or part._forward_pre_hooks
+        for root in (encoder.patch_embed, encoder.layers)
+        for part in root.modules()
+    )
 
 
 def _is_known(encoder: RAVLTEncoder) -> bool:
@@ -220,11 +219,12 @@ def _project(
 def conv_ffn_tiles(
     ffn: ConvFFN, norm: nn.Module, x: Tensor, workspace: Workspace
 ) -> Iterator[tuple[Region, Tensor]]:
-    """Compute ``ffn(norm(x))``, as :func:`gated_attention_tiles` does its layer."""
+    """Compute ``ffn(norm(x))``; see :func:`gated_attention_tiles`."""
     normed = None
     for top, bottom in row_tiles(*x.shape[1:3], workspace.side):
         part = norm(x[:, top:bottom])
         if normed is None:
+            # The attention layer no longer needs the memory of its queries.
             normed = workspace.empty("q", x, part.dtype)
         normed[:, top:bottom] = part
     for tile, outer, inner in grid_tiles(*x.shape[1:3], workspace.side, halo=1):

@@ -45,7 +45,7 @@ class BaseRAVLT(BaseModule):
         return fold(self)
 
     def forward_tiled(self, x: Tensor, last: int) -> list[Tensor] | None:
-        """Run stem and stages tile by tile, where that is the better way.
+        """Run stem and stages tile by tile, if that applies to this input.
 
         Returns:
             As ``forward_stages``; None where the plain forward pass has to compute.

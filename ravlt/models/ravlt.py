@@ -126,6 +126,8 @@ class GatedAttention(nn.Module):
         norm_cfg: Config of batch norms, for cores that have any.
     """
 
+    ends_with_proj = True  # so that a layer scale can be folded into it
+
     def __init__(
         self,
         dim: int,

@@ -1,7 +1,7 @@
 """Operators with more than one implementation.
 
-The plain form of an operator is its definition. A faster form is taken by one rule,
-which stands beside the operator; :func:`plain_forms` turns all rules off.
+The plain form of an operator is its definition. One rule beside the operator selects a
+faster form; :func:`plain_forms` turns these rules off.
 """
 
 from .depthwise import depthwise_conv

@@ -34,7 +34,7 @@ def _elu1_plain(x: Tensor) -> Tensor:
 
 
 class _ELU1(torch.autograd.Function):
-    """Saves only the output: the derivative of elu(x) + 1 is min(output, 1)."""
+    """elu(x) + 1, saving only the output y: the derivative is min(y, 1)."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:

@@ -14,14 +14,13 @@ from .dispatch import is_eager
 def recompute(
     function: Callable[[Tensor], Tensor], x: Tensor, enabled: bool | None
 ) -> Tensor:
-    """Call a function without random numbers; the backward pass may call it again.
+    """Call a function that draws no random numbers; backward may call it again.
 
     Args:
         function: What to compute.
         x: Its argument, the only tensor kept for the backward pass if recomputing.
-        enabled: Whether to recompute; None recomputes on CPUs only. Never without
-            gradients, nor while a compiler or tracer records the model: these decide
-            for themselves.
+        enabled: Whether to recompute; None recomputes on CPUs only. Without gradients,
+            and while a compiler or tracer records the model, nothing is recomputed.
 
     Returns:
         ``function(x)``.
@@ -51,7 +50,7 @@ def checkpoint_module(module: nn.Module, x: Tensor) -> Tensor:
         return module(x)
     options = {}
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    # Compilers do not support contexts; with them statistics move twice.
+    # Compilers do not support this context: under them statistics move twice.
     if norms and is_eager(x):
         options["context_fn"] = lambda: (
             contextlib.nullcontext(),

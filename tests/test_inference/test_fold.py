@@ -97,6 +97,48 @@ def test_every_mechanism_folds(name, profile):
     assert max(map(error, outs, expected)) < 1e-11
 
 
+class Adapter(nn.Module):
+    """A low-rank branch beside a product, as adapters for fine-tuning add it."""
+
+    def __init__(self, product: nn.Conv2d) -> None:
+        super().__init__()
+        self.product = product
+        self.down = nn.Linear(product.in_channels, 2)
+        self.up = nn.Linear(2, product.out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("tile", [0, 7])
+@pytest.mark.parametrize("part", ["attn.qkvo", "attn.proj", "ffn.fc1", "ffn.fc2"])
+def test_adapters_survive_folds_and_tiles(part, tile):
+    model = randomize(build(attn_types="rala", tile=tile))
+    for stage in model.layers:
+        parent, name = part.split(".")
+        layer = stage.blocks[0].get_submodule(parent)
+        setattr(layer, name, Adapter(getattr(layer, name)))
+    randomize(model.double()).eval()
+    x = images(2, 3, 45, 70).double()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        assert max(map(error, model(x), expected)) < 1e-11
+        assert max(map(error, model.switch_to_deploy()(x), expected)) < 1e-11
+
+
+@pytest.mark.parametrize("part", ["attn", "ffn"])
+def test_other_layers_of_a_block_are_left_alone(part):
+    model = randomize(build(tile=7).double()).eval()
+    for stage in model.layers:
+        dim = stage.blocks[0].pos.in_channels
+        setattr(stage.blocks[0], part, nn.Linear(dim, dim).double())
+    x = images(1, 3, 45, 70).double()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        assert max(map(error, model(x), expected)) < 1e-11
+        assert max(map(error, model.switch_to_deploy()(x), expected)) < 1e-11
+
+
 @pytest.mark.parametrize("norm", ["BN", "SyncBN"])
 @pytest.mark.parametrize("frozen_stages", [-1, 0, 2, 4])
 def test_frozen_models_fold(frozen_stages, norm):

@@ -104,11 +104,15 @@ def test_when_tiles_are_used():
     assert tile_side(model, x) is None
 
 
-def test_tiles_of_the_stem():
+def test_tiles_of_the_stem(monkeypatch):
     model, sizes = build(tile=5).eval(), []
-    model.patch_embed.proj.register_forward_hook(
-        lambda _, args, out: sizes.append(tuple(args[0].shape[2:]))
-    )
+    forward = model.patch_embed.proj.forward
+
+    def spy(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(x.shape[2:]))
+        return forward(x)
+
+    monkeypatch.setattr(model.patch_embed.proj, "forward", spy)
     x = images(1, 3, 64, 64)
     model(x)
     assert sizes == [(64, 64)]  # gradients are on
@@ -154,6 +158,9 @@ PARTS = [
     "layers.3.blocks.0.attn",
     "layers.0.blocks.0.attn.core",
     "layers.0.blocks.0.ffn",
+    "layers.0.blocks.0.attn.qkvo",
+    "layers.3.blocks.0.norm1.norm",
+    "layers.0.downsample",
 ]
 
 

@@ -75,7 +75,7 @@ def _convolution_backward(
 ) -> Tensor:
     """Compute one gradient: for the input (``wanted`` 0) or the kernel (1).
 
-    Asked for the bias as well, oneDNN would compute the kernel's gradient once more.
+    If it also returned the bias's gradient, oneDNN would compute the kernel's twice.
     """
     channels = weight.shape[0]
     return torch.ops.aten.convolution_backward(

@@ -41,7 +41,8 @@ def rala(
     if is_eager_on_cpu(q) and not torch.is_grad_enabled():
         # In place on copies: half of the passes, and of the memory.
         dtype = torch.promote_types(q.dtype, torch.float32)
-        q, k = (t.to(dtype, copy=True).contiguous() for t in (q, k))
+        contiguous = torch.contiguous_format
+        q, k = (t.to(dtype, copy=True, memory_format=contiguous) for t in (q, k))
         return chunked.rala_(q, k, v, hw, [(0, hw[0])], rope, reweight).to(v.dtype)
     with autocast_off(q):
         return naive.rala(q, k, v, hw, rope, reweight)
@@ -50,7 +51,7 @@ def rala(
 def linear_attention_terms(
     q: Tensor, k: Tensor, hw: tuple[int, int], rope: bool = True, reweight: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute what :func:`rala` is made of, for analysis.
+    """Compute the terms of :func:`rala`, for analysis.
 
     Args:
         q: As in :func:`rala`.
