@@ -131,7 +131,7 @@ def _fold_batch_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
 
 @HOOKS.register_module()
 class DeployHook(Hook):
-    """A hook that folds RAVLT before a test: ``custom_hooks=[dict(type='DeployHook')]``.
+    """A hook that folds RAVLT before a test: ``dict(type='DeployHook')``.
 
     The weights are loaded by then. Training with this hook is not affected.
     """

@@ -37,7 +37,7 @@ def is_tracing_or_compiling() -> bool:
 def is_eager(x: Tensor) -> bool:
     """True if ``x`` is a tensor with data and nothing records the operation.
 
-    Subclasses (fake tensors, distributed tensors) and ``torch.fx`` proxies do not count.
+    Subclasses (fake and distributed tensors) and ``torch.fx`` proxies do not count.
     """
     return type(x) in _PLAIN_TENSORS and not is_tracing_or_compiling()
 
