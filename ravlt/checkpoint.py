@@ -1,5 +1,5 @@
-"""The path that scripts written for ravlt 0.1 import ``use_safe_loading`` from."""
+"""The path by which scripts and pages of ravlt 0.1 name two functions."""
 
-from ravlt.weights.checkpoint import use_safe_loading
+from ravlt.weights.checkpoint import load_pretrained, use_safe_loading
 
-__all__ = ["use_safe_loading"]
+__all__ = ["load_pretrained", "use_safe_loading"]

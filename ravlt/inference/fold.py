@@ -7,10 +7,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.errors import RAVLTError
+from ravlt.models.attention import (
+    FocusedAttention,
+    GLAAttention,
+    PlainAttention,
+    VicinityAttention,
+)
 from ravlt.models.classifier import RAVLTClassifier
 from ravlt.models.layers import PointwiseConv, batch_norm_affine
 from ravlt.models.ravlt import Block, ConvFFN, GatedAttention, RAVLTEncoder
 from ravlt.ops.precision import at_least_float32
+
+# Layers that end with the product ``proj``, into which the layer scale can be folded.
+_END_WITH_PROJ = (
+    GatedAttention,
+    PlainAttention,
+    FocusedAttention,
+    VicinityAttention,
+    GLAAttention,
+)
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:
@@ -72,8 +87,10 @@ def fold(encoder: RAVLTEncoder) -> RAVLTEncoder:
 
 
 def _fold_block(block: Block) -> None:
+    if type(block) is not Block:  # its forward pass may use them otherwise
+        return
     fold_attention(block.norm1.norm, block.attn)
-    if getattr(block.attn, "ends_with_proj", False):
+    if type(block.attn) in _END_WITH_PROJ:
         _fold_scale(block.gamma_1, block.attn.proj)
     if type(block.ffn) is ConvFFN:
         _fold_layer_norm(block.norm2.norm, block.ffn.fc1)

@@ -6,6 +6,7 @@ halo from its result. On a CPU tiles stay in the cache and memory is reused, whi
 faster; on other devices they bound the memory.
 """
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -100,9 +101,9 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
 
     Returns:
         Tokens along a side of a tile. None for the plain forward pass: in training,
-        where gradients are needed, while a compiler or tracer records, where a hook
-        expects whole grids, for batches that fit into one tile, and as
-        ``encoder.tile`` says.
+        where gradients are needed, while a compiler or tracer records, for batches that
+        fit into one tile, where the walk would compute something else than the modules,
+        and as ``encoder.tile`` says.
     """
     if torch.is_grad_enabled() or not is_eager(x):
         return None
@@ -112,30 +113,39 @@ def tile_side(encoder: RAVLTEncoder, x: Tensor) -> int | None:
     if not side or x.is_meta:
         return None
     tokens = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-    if tokens <= side**2 or _has_hooks(encoder) or not _is_known(encoder):
+    if tokens <= side**2:
         return None
-    return side
+    if _takes_apart_safely(encoder):
+        return side
+    if encoder.tile:
+        warnings.warn(
+            f"RAVLT computes whole grids in spite of tile={encoder.tile}: a module in "
+            f"it has a hook, is compiled, of another class, or in training mode.",
+            stacklevel=2,
+        )
+    return None
 
 
-def _has_hooks(encoder: RAVLTEncoder) -> bool:
-    """True if a module of stem or stages has a forward hook, which expects grids."""
-    return any(
-        part._forward_hooks or part._forward_pre_hooks
-        for root in (encoder.patch_embed, encoder.layers)
-        for part in root.modules()
-    )
+def _takes_apart_safely(encoder: RAVLTEncoder) -> bool:
+    """True if the walk computes what the modules would compute that it takes apart.
 
-
-def _is_known(encoder: RAVLTEncoder) -> bool:
-    """True if the walk does what the modules would do that it takes apart.
-
-    Derived and wrapped classes have a forward pass of their own, and batch norms in
-    training mode would normalize each tile by its own statistics.
+    Hooks expect whole grids. Derived, wrapped and compiled modules have a forward pass
+    of their own. In training mode batch norms would normalize each tile by its own
+    statistics.
     """
     parts = [(encoder.patch_embed, Stem)]
     for stage in encoder.layers:
         parts += [(stage, Stage), *((block, Block) for block in stage.blocks)]
-    return all(type(part) is cls and not part.training for part, cls in parts)
+    if any(type(part) is not cls for part, cls in parts):
+        return False
+    return not any(
+        module.training
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or getattr(module, "_compiled_call_impl", None)
+        for root in (encoder.patch_embed, encoder.layers)
+        for module in root.modules()
+    )
 
 
 def _stem(stem: Stem, x: Tensor, side: int) -> Tensor:

@@ -240,13 +240,21 @@ def warn_attn_types(saved: tuple[str, ...], used: tuple[str, ...]) -> None:
         saved: Attention types that the weights were trained with.
         used: Attention types of the model.
     """
-    if tuple(saved) != tuple(used):
+    if _shortest_forms(saved) != _shortest_forms(used):
         print_log(
             f"The checkpoint was trained with attn_types={tuple(saved)}, but this "
             f"model uses {tuple(used)}: expect other outputs until fine-tuned.",
             logger="current",
             level=logging.WARNING,
         )
+
+
+def _shortest_forms(stages: Sequence[AttnType | Sequence[AttnType]]) -> list:
+    """Return each attention type in its shortest form, so that they compare."""
+    return [
+        _shortest(stage) if isinstance(stage, str | Mapping) else _shortest_forms(stage)
+        for stage in stages
+    ]
 
 
 def _shortest(spec: AttnType) -> AttnType:

@@ -96,12 +96,22 @@ class BaseRAVLT(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         if "attn_types" in local_metadata:
             warn_attn_types(local_metadata["attn_types"], self.attn_types)
-        self._check_folds(state_dict, prefix, local_metadata)
+        self.check_folds(state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _check_folds(
+    def check_folds(
         self, state_dict: Mapping, prefix: str, local_metadata: Mapping
     ) -> None:
+        """Refuse a state dict that is not folded as this model is.
+
+        Args:
+            state_dict: The state dict; one without this model's stem passes.
+            prefix: Prefix of this model's keys in it.
+            local_metadata: Metadata of this model in it.
+
+        Raises:
+            RAVLTError: If only one of both is folded, or another version folded it.
+        """
         if f"{prefix}patch_embed.proj.0.weight" not in state_dict:
             return
         folded = f"{prefix}patch_embed.proj.1.weight" not in state_dict

@@ -7,14 +7,19 @@ them, for ``timm.create_model`` and for mmseg's ``TIMMBackbone`` alike.
 from collections.abc import Mapping, Sequence
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import SelectAdaptivePool2d, register_notrace_module
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.layers import SelectAdaptivePool2d
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 
-from ravlt import ops
 from ravlt.errors import RAVLTError
+from ravlt.ops.layout import channels_first
 
 from .archs import RELEASED_ATTN_TYPES, AttnTypes
 from .attention import CORES
@@ -144,13 +149,13 @@ class RAVLTClassifier(RAVLTEncoder):
                 out = self._tail(tokens[i])
                 taken.append(out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1))
             elif output_fmt == "NCHW":
-                taken.append(ops.channels_first(tokens[i]))
+                taken.append(channels_first(tokens[i]))
             else:
                 taken.append(tokens[i])
         if intermediates_only:
             return taken
         if len(tokens) <= final:
-            return ops.channels_first(tokens[-1]), taken
+            return channels_first(tokens[-1]), taken
         return self._tail(tokens[-1]), taken
 
     def prune_intermediate_layers(
@@ -220,7 +225,7 @@ class RAVLTClassifier(RAVLTEncoder):
 
     def _tail(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, 1024, H, W)."""
-        return self.act(self.norm(ops.channels_first(self.proj(x))))
+        return self.act(self.norm(channels_first(self.proj(x))))
 
     def _build_head(self, num_classes: int) -> nn.Module:
         if not num_classes:
@@ -265,6 +270,11 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(name: str, pretrained: bool, **kwargs) -> RAVLTClassifier:
+    if kwargs.get("feature_cls", "getter") != "getter":
+        raise RAVLTError(
+            f"feature_cls='{kwargs['feature_cls']}' would return other tensors than "
+            f"the feature maps of {name}; leave it out, or use 'getter'."
+        )
     return build_model_with_cfg(
         RAVLTClassifier,
         name,

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ravlt import ops
 from ravlt.errors import RAVLTError
+from ravlt.ops.depthwise import depthwise_conv
+from ravlt.ops.linear import linear
 from ravlt.ops.precision import at_least_float32
 
 _NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
@@ -24,7 +25,7 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight.flatten(1), self.bias)
+        return linear(x, self.weight.flatten(1), self.bias)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -55,7 +56,7 @@ class DepthwiseConv(nn.Conv2d):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.depthwise_conv(x, self.weight, self.bias, self.residual)
+        return depthwise_conv(x, self.weight, self.bias, self.residual)
 
 
 class ChannelLayerNorm(nn.Module):

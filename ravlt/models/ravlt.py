@@ -15,7 +15,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ravlt import ops
+from ravlt.ops.layout import channels_first
+from ravlt.ops.recompute import checkpoint_module, recompute
 
 from .archs import (
     NUM_STAGES,
@@ -105,7 +106,7 @@ class ConvFFN(nn.Module):
         """Mix the channels of tokens (B, H, W, C)."""
         hidden = self.fc1(x)
         if self.training and not torch.jit.is_scripting():
-            return ops.recompute(self._activate_and_project, hidden, self.recompute)
+            return recompute(self._activate_and_project, hidden, self.recompute)
         return self._activate_and_project(hidden)
 
     def _activate_and_project(self, hidden: Tensor) -> Tensor:
@@ -126,8 +127,6 @@ class GatedAttention(nn.Module):
         norm_cfg: Config of batch norms, for cores that have any.
     """
 
-    ends_with_proj = True  # so that a layer scale can be folded into it
-
     def __init__(
         self,
         dim: int,
@@ -146,14 +145,13 @@ class GatedAttention(nn.Module):
         """Mix normalized tokens (B, H, W, C)."""
         hw = (x.shape[1], x.shape[2])
         q, k, v, gate = self.qkvo(x).chunk(4, dim=-1)
-        local = self.lepe(v)
         q, k = split_heads(q, self.num_heads), split_heads(k, self.num_heads)
-        v = split_heads(v, self.num_heads)
+        heads = split_heads(v, self.num_heads)
         if self.core.needs_input:
-            y = self.core(q, k, v, hw, x)
+            y = self.core(q, k, heads, hw, x)
         else:
-            y = self.core(q, k, v, hw)
-        return self.proj((join_heads(y, hw) + local) * gate)
+            y = self.core(q, k, heads, hw)
+        return self.proj((join_heads(y, hw) + self.lepe(v)) * gate)
 
 
 def build_attention(
@@ -252,7 +250,7 @@ class Stage(nn.Module):
         """Run the blocks, not the downsampling: outputs are taken in between."""
         for block in self.blocks:
             if self.with_cp and self.training and not torch.jit.is_scripting():
-                x = ops.checkpoint_module(block, x)
+                x = checkpoint_module(block, x)
             else:
                 x = block(x)
         return x
@@ -387,7 +385,8 @@ class RAVLT(RAVLTEncoder):
         tile: Tokens along a side of the tiles that inference computes in; results are
             the same. None takes tiles of 96 x 96 on CPUs, which are faster, and whole
             grids elsewhere; a number bounds the memory on any device; 0 computes whole
-            grids everywhere.
+            grids everywhere. Networks with hooks, compiled or foreign parts (FSDP, for
+            one) compute whole grids, with a warning if a number was given.
         init_cfg: As in mmengine. ``dict(type='Pretrained', checkpoint=...)`` loads
             strictly and safely, see :func:`ravlt.weights.checkpoint.load_pretrained`.
 
@@ -453,8 +452,7 @@ class RAVLT(RAVLTEncoder):
         """
         tokens = self.forward_stages(x)
         return tuple(
-            ops.channels_first(norm(tokens[int(i)]))
-            for i, norm in self.extra_norms.items()
+            channels_first(norm(tokens[int(i)])) for i, norm in self.extra_norms.items()
         )
 
     def init_weights(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .precision import is_autocast_on_cpu
 
-# torch.compiler.is_compiling is missing before PyTorch 2.3.
+# Missing before PyTorch 2.3, whose torch.compile breaks graphs at the CPU forms.
 _is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _plain_only = False
@@ -37,14 +37,17 @@ def is_tracing_or_compiling() -> bool:
 def is_eager(x: Tensor) -> bool:
     """True if ``x`` is a tensor with data and nothing records the operation.
 
+    Then operators may save less for the backward pass, or work in place.
+
     Subclasses (fake and distributed tensors) and ``torch.fx`` proxies do not count.
     """
-    return type(x) in _PLAIN_TENSORS and not is_tracing_or_compiling()
+    plain = _plain_only or type(x) not in _PLAIN_TENSORS
+    return not plain and not is_tracing_or_compiling()
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
     """True if an operator may take its CPU form."""
-    return is_eager(x) and x.device.type == "cpu" and not _plain_only
+    return is_eager(x) and x.device.type == "cpu"
 
 
 def is_full_precision_on_cpu(x: Tensor, weight: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .dispatch import is_eager_on_cpu
+from .dispatch import is_eager
 
 
 def elu1(x: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def elu1(x: Tensor) -> Tensor:
     """
     if torch.jit.is_scripting():
         return _elu1_plain(x)
-    return _ELU1.apply(x) if is_eager_on_cpu(x) else _elu1_plain(x)
+    return _ELU1.apply(x) if is_eager(x) else _elu1_plain(x)
 
 
 def elu1_(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .dispatch import is_eager_on_cpu
+from .dispatch import is_eager, is_eager_on_cpu
 
 
 def rotary_frequencies(
@@ -38,48 +38,51 @@ def rotary_frequencies(
     return logarithms.exp()
 
 
-def rotary_table(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """Compute the angles of all positions along the longer axis.
+def rotary_tables(x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Compute the angles of all positions along both axes.
 
-    One short table serves rows and columns: a table of the whole grid would take as
-    much memory as the queries.
+    Two short tables: one of the whole grid would take as much memory as the queries.
 
     Args:
         x: Gives head dimension d, device and dtype; float32 or float64.
         hw: Height and width of the grid, in tokens.
 
     Returns:
-        Angles of shape (max(H, W), d / 4); on a CPU, outside of compilers and tracers,
-        exp(i angle) as complex numbers.
+        Angles of shape (H, d / 4) and (W, d / 4); on a CPU, outside of compilers and
+        tracers, exp(i angle) as complex numbers.
     """
     theta = rotary_frequencies(x.shape[-1], x.device, x.dtype)
-    length = max(hw[0], hw[1])
-    positions = torch.arange(length, device=x.device, dtype=x.dtype)
-    angles = positions[:, None] * theta
+    rows = torch.arange(hw[0], device=x.device, dtype=x.dtype)[:, None] * theta
+    cols = torch.arange(hw[1], device=x.device, dtype=x.dtype)[:, None] * theta
     if torch.jit.is_scripting():
-        return angles
-    return (
-        torch.polar(torch.ones_like(angles), angles) if is_eager_on_cpu(x) else angles
-    )
+        return rows, cols
+    if is_eager_on_cpu(x):
+        rows = torch.polar(torch.ones_like(rows), rows)
+        cols = torch.polar(torch.ones_like(cols), cols)
+    return rows, cols
 
 
-def rotate(x: Tensor, hw: tuple[int, int], table: Tensor | None = None) -> Tensor:
+def rotate(
+    x: Tensor, hw: tuple[int, int], tables: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Rotate each adjacent pair of features by its token's position.
 
     Args:
         x: Queries or keys of shape (B, heads, H * W, d), float32 or float64.
         hw: Height and width of the grid, in tokens.
-        table: Result of :func:`rotary_table`, to share it; None computes it.
+        tables: Result of :func:`rotary_tables`, to share it; None computes it.
 
     Returns:
         A tensor of the same shape: (a, b) -> (a cos - b sin, b cos + a sin).
     """
-    if table is None:
-        table = rotary_table(x, hw)
-    rows, cols = table[: hw[0]], table[: hw[1]]
-    if torch.jit.is_scripting() or not table.is_complex():
+    if tables is None:
+        tables = rotary_tables(x, hw)
+    rows, cols = tables
+    if torch.jit.is_scripting():
         return _rotate_real(x, rows, cols)
-    return _Rotation.apply(x, rows, cols)
+    if is_eager(x):
+        return _Rotation.apply(x, rows, cols)
+    return _rotate_real(x, rows, cols)
 
 
 def rotate_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -87,8 +90,8 @@ def rotate_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
     Args:
         x: Queries or keys of shape (B, heads, R * W, d).
-        rows: Part of a :func:`rotary_table` for the R rows.
-        cols: Part of it for the W columns.
+        rows: Part of the first table for the R rows.
+        cols: Second table.
 
     Returns:
         ``x``.
@@ -99,20 +102,26 @@ def rotate_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
 
 def _rotate_real(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    height, width = rows.shape[0], cols.shape[0]
-    rows = rows[:, None].expand(height, width, -1)
-    cols = cols[None].expand(height, width, -1)
-    angles = torch.cat((rows, cols), dim=-1).flatten(0, 1)  # (H * W, d / 2)
+    """Rotate the first half of each head by ``rows``, the second half by ``cols``."""
+    grid = x.unflatten(2, [rows.shape[0], cols.shape[0]])
+    first, second = grid.chunk(2, dim=-1)
+    first = _rotate_pairs(first, rows[:, None])
+    return torch.cat((first, _rotate_pairs(second, cols)), dim=-1).flatten(2, 3)
+
+
+def _rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.cos(), angles.sin()
     a, b = x[..., ::2], x[..., 1::2]
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
 
 
 class _Rotation(torch.autograd.Function):
-    """A rotation in place of one copy; the gradient rotates by the opposite angles."""
+    """A rotation that saves only its angles; backward rotates by their negatives."""
 
     @staticmethod
     def forward(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        if not rows.is_complex():
+            return _rotate_real(x, rows, cols)
         copy = x.clone(memory_format=torch.contiguous_format)
         return _rotate_complex_(copy, rows, cols)
 
@@ -122,8 +131,8 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        rows, cols = ctx.saved_tensors
-        return _Rotation.apply(grad, rows.conj(), cols.conj()), None, None
+        opposite = (t.conj() if t.is_complex() else -t for t in ctx.saved_tensors)
+        return _Rotation.apply(grad, *opposite), None, None
 
 
 def _rotate_complex_(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
             unexpected, a shape or the kind of dtype differs, or the file's rotary
             table is not RAVLT's.
     """
-    state_dict, attn_types = backbone_state_dict(read_checkpoint(path), path, prefix)
+    state_dict, metadata = backbone_state_dict(read_checkpoint(path), path, prefix)
     state_dict = _without_unbuilt_stages(state_dict, len(model.layers))
     own = model.state_dict()
     missing, unexpected = own.keys() - state_dict.keys(), state_dict.keys() - own.keys()
@@ -146,6 +146,7 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
     _check_keys(path, loaded, missing, unexpected)
     for key in sorted(loaded):
         _check_value(path, key, state_dict[key], own[key])
+    model.check_folds(state_dict, "", metadata)
     model.load_state_dict(state_dict, strict=False)
     print_log(
         f"Loaded {len(loaded)} tensors from '{path}'; missing {len(missing)} "
@@ -153,12 +154,13 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
         f"values); unexpected {len(unexpected)}.",
         logger="current",
     )
-    warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)
+    saved = metadata.get("attn_types") or RELEASED_ATTN_TYPES
+    warn_attn_types(saved, model.attn_types)
 
 
 def backbone_state_dict(
     checkpoint, path: str, prefix: str | None = None
-) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+) -> tuple[dict[str, Tensor], Mapping]:
     """Extract the backbone's tensors from any kind of checkpoint.
 
     Args:
@@ -167,8 +169,8 @@ def backbone_state_dict(
         prefix: See :func:`load_pretrained`.
 
     Returns:
-        The tensors under the backbone's own names, and the attention types that the
-        file records, or None if it records none.
+        The tensors under the backbone's own names, and the metadata that the file
+        records of it, among them its attention types.
 
     Raises:
         RAVLTError: If the checkpoint has no dict of tensors, or a key is not a string.
@@ -198,7 +200,7 @@ def backbone_state_dict(
         if key.startswith(prefix)
     }
     metadata = getattr(found, "_metadata", None) or {}
-    return tensors, metadata.get(prefix[:-1], {}).get("attn_types")
+    return tensors, metadata.get(prefix[:-1], {})
 
 
 def state_dict_of(checkpoint, path: str) -> Mapping:

@@ -19,6 +19,7 @@ from ravlt.engine.hooks import HOOKS
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import DeployHook
 from ravlt.models.attention import CORES
+from ravlt.models.ravlt import Block, GatedAttention
 from ravlt.weights.checkpoint import load_pretrained
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")
@@ -73,7 +74,7 @@ def test_folded_weights_are_rounded_once(attn_types, dtype):
         assert ulps.max() < 0.51, key
 
 
-def test_folds_of_version_0_1_are_refused():
+def test_folds_of_version_0_1_are_refused(tmp_path):
     """Their residual kernels include the identity, and their metadata lacks 'folds'."""
     model = randomize(build()).switch_to_deploy()
     state = copy.deepcopy(model.state_dict())
@@ -83,6 +84,9 @@ def test_folds_of_version_0_1_are_refused():
     del state._metadata[""]["folds"]
     with pytest.raises(RAVLTError, match="folded by ravlt 0.1"):
         build().switch_to_deploy().load_state_dict(state)
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(RAVLTError, match="folded by ravlt 0.1"):
+        load_pretrained(build().switch_to_deploy(), str(tmp_path / "old.pth"))
 
 
 @pytest.mark.parametrize("profile", ["gated", "paper"])
@@ -120,6 +124,30 @@ def test_adapters_survive_folds_and_tiles(part, tile):
         setattr(layer, name, Adapter(getattr(layer, name)))
     randomize(model.double()).eval()
     x = images(2, 3, 45, 70).double()
+    expected = [out.detach() for out in model(x)]
+    with torch.no_grad():
+        assert max(map(error, model(x), expected)) < 1e-11
+        assert max(map(error, model.switch_to_deploy()(x), expected)) < 1e-11
+
+
+class Residual(GatedAttention):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 0.5 * x
+
+
+class Scaled(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.gamma_2.view(-1) * self.attn(self.gamma_1.view(-1) * x)
+
+
+@pytest.mark.parametrize("case", [Residual, Scaled])
+def test_derived_classes_fold_exactly(case):
+    model = randomize(build(attn_types="rala", tile=7).double()).eval()
+    for stage in model.layers:
+        for block in stage.blocks:
+            part = block if case is Scaled else block.attn
+            part.__class__ = case
+    x = images(1, 3, 45, 70).double()
     expected = [out.detach() for out in model(x)]
     with torch.no_grad():
         assert max(map(error, model(x), expected)) < 1e-11

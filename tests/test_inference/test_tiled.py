@@ -1,6 +1,7 @@
 """Tiled inference: tile borders, cores, memory, hooks and half precision."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -304,7 +305,31 @@ def test_derived_classes_compute_themselves():
         torch.testing.assert_close(list(model(x)), expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("part", ["patch_embed", "layers.1", "layers.0.blocks.0"])
+def test_a_tile_that_is_overruled_is_reported():
+    model, x = build(tile=3).eval(), images(1, 3, 45, 70)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+        model.layers[0].register_forward_hook(lambda *_: None)
+        with pytest.raises(UserWarning, match="whole grids in spite of tile=3"):
+            model(x)
+        model.tile = None
+        model(x)
+
+
+def test_compiled_blocks_run():
+    model, calls = build(tile=3).eval(), []
+    block = model.layers[1].blocks[0]
+    block.compile(backend=lambda graph, inputs: calls.append(graph) or graph)
+    x = images(1, 3, 45, 70)
+    with torch.no_grad(), pytest.warns(UserWarning, match="in spite of tile=3"):
+        model(x)
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "part", ["patch_embed", "layers.1", "layers.0.blocks.0", "layers.0.downsample"]
+)
 @pytest.mark.parametrize("case", ["derived", "training"])
 def test_parts_that_the_walk_does_not_know(part, case):
     """Derived classes run their own forward pass; batch norms see whole grids."""

@@ -235,6 +235,13 @@ def test_a_pruned_model_gets_a_new_head(indices, prune_norm):
     assert model(x).shape[1] == model.num_features
 
 
+@pytest.mark.parametrize("cls", ["fx", "hook"])
+def test_other_ways_to_extract_features_are_refused(cls):
+    """They would return a stage's tokens after the step down to the next."""
+    with pytest.raises(RAVLTError, match=f"feature_cls='{cls}' would return other"):
+        small(features_only=True, feature_cls=cls)
+
+
 def test_recomputing_gives_the_same_gradients():
     grads = []
     for enable in (False, True):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES, LinearCore, RALACore, build_core
-from ravlt.ops import elu1, linear_attention_terms
+from ravlt.ops.elu1 import elu1
+from ravlt.ops.rala import linear_attention_terms
 
 
 @pytest.mark.parametrize("name", ["focused", "norm", "fixation", "hedgehog"])

@@ -118,6 +118,17 @@ def test_quadratic_training_memory_would_be_seen():
     assert large / small > 6
 
 
+@pytest.mark.parametrize(
+    ("name", "count"), [("rala", 8.2), ("linear", 7.1), ("softmax", 6.1)]
+)
+def test_what_attention_keeps_for_the_backward_pass(name, count):
+    """Inputs among it; of elu + 1 the result, of rotations nothing but angles."""
+    core = build_core(name, 64, 1)
+    inputs = [t.requires_grad_() for t in images(3, 1, 1, 30 * 40, 64)]
+    kept = saved_bytes(lambda: core(*inputs, (30, 40)), core)
+    assert kept < count * 4 * inputs[0].numel()
+
+
 @pytest.mark.parametrize("attn_types", ["rala", SETTINGS["default"]])
 def test_recomputed_blocks_keep_less(attn_types):
     x = images(2, 3, 128, 192)

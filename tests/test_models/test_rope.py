@@ -7,7 +7,7 @@ import torch
 
 from ravlt.errors import RAVLTError
 from ravlt.models.attention.rope import RoPE
-from ravlt.ops import rotary_frequencies
+from ravlt.ops.rotary import rotary_frequencies
 
 
 def test_buffer_is_each_angle_twice():

@@ -7,7 +7,12 @@ import torch
 from backbones import images
 from torch import Tensor
 
-from ravlt import ops
+from ravlt.ops.depthwise import depthwise_conv
+from ravlt.ops.elu1 import elu1
+from ravlt.ops.layout import channels_first
+from ravlt.ops.linear import linear
+from ravlt.ops.rala import rala
+from ravlt.ops.rotary import rotate
 
 HW = (5, 7)
 HEADS, D = 2, 8
@@ -36,22 +41,22 @@ class Call:
 
 def _attention(**options) -> Call:
     tokens = (2, HEADS, HW[0] * HW[1], D)
-    return Call(lambda q, k, v: ops.rala(q, k, v, HW, **options), (tokens,) * 3)
+    return Call(lambda q, k, v: rala(q, k, v, HW, **options), (tokens,) * 3)
 
 
 def _depthwise(size: int, residual: bool) -> Call:
     return Call(
-        lambda x, w, b: ops.depthwise_conv(x, w, b, residual),
+        lambda x, w, b: depthwise_conv(x, w, b, residual),
         ((2, *HW, 6), (6, 1, size, size), (6,)),
     )
 
 
 CALLS = {
-    "linear": Call(ops.linear, ((2, *HW, 6), (9, 6), (9,))),
-    "linear without bias": Call(ops.linear, ((2, *HW, 6), (9, 6))),
-    "elu1": Call(ops.elu1, ((2, 3, 5),)),
-    "rotate": Call(lambda x: ops.rotate(x, HW), ((2, HEADS, HW[0] * HW[1], D),)),
-    "channels_first": Call(ops.channels_first, ((2, *HW, 6),)),
+    "linear": Call(linear, ((2, *HW, 6), (9, 6), (9,))),
+    "linear without bias": Call(linear, ((2, *HW, 6), (9, 6))),
+    "elu1": Call(elu1, ((2, 3, 5),)),
+    "rotate": Call(lambda x: rotate(x, HW), ((2, HEADS, HW[0] * HW[1], D),)),
+    "channels_first": Call(channels_first, ((2, *HW, 6),)),
     "depthwise 3": _depthwise(3, residual=False),
     "depthwise 3 residual": _depthwise(3, residual=True),
     "depthwise 5": _depthwise(5, residual=False),

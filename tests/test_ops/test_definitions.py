@@ -12,28 +12,29 @@ from operators import CALLS, HW
 
 from ravlt import ops
 from ravlt.models.attention import build_core
-from ravlt.ops.elu1 import elu1_
+from ravlt.ops.depthwise import depthwise_conv
+from ravlt.ops.elu1 import elu1, elu1_
 from ravlt.ops.rala.chunked import rala_
-from ravlt.ops.rotary import rotate_
+from ravlt.ops.rotary import rotary_frequencies, rotary_tables, rotate, rotate_
 
 
 def test_frequencies_include_both_ends():
-    theta = ops.rotary_frequencies(64, dtype=torch.float64).tolist()
+    theta = rotary_frequencies(64, dtype=torch.float64).tolist()
     assert len(theta) == 16
     assert theta[0] == 1.0
     assert theta[-1] == pytest.approx(1e-4, rel=1e-12)
     ratios = [b / a for a, b in zip(theta, theta[1:], strict=False)]
     assert ratios == pytest.approx([1e-4 ** (1 / 15)] * 15, rel=1e-12)
-    assert ops.rotary_frequencies(4).tolist() == [1.0]
+    assert rotary_frequencies(4).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_rotation_acts_on_adjacent_pairs(plain):
     x = images(2, 3, 12, 8).double()
-    y = ops.rotate(x, (3, 4))
+    y = rotate(x, (3, 4))
     if plain:
         with ops.plain_forms():
-            y = ops.rotate(x, (3, 4))
+            y = rotate(x, (3, 4))
     theta = [10000.0**-m for m in range(2)]
     for n in range(12):
         for pair in range(4):
@@ -51,8 +52,8 @@ def test_rotation_acts_on_adjacent_pairs(plain):
 def test_scores_depend_on_offsets_only():
     q, k = images(2, 16).double()
     grid = (9, 11)
-    rotated_q = ops.rotate(q.expand(1, 1, 99, 16), grid).view(9, 11, 16)
-    rotated_k = ops.rotate(k.expand(1, 1, 99, 16), grid).view(9, 11, 16)
+    rotated_q = rotate(q.expand(1, 1, 99, 16), grid).view(9, 11, 16)
+    rotated_k = rotate(k.expand(1, 1, 99, 16), grid).view(9, 11, 16)
     base = rotated_q[2, 3] @ rotated_k[4, 1]
     shifted = rotated_q[5, 8] @ rotated_k[7, 6]
     torch.testing.assert_close(base, shifted, rtol=0, atol=1e-12)
@@ -62,11 +63,11 @@ def test_scores_depend_on_offsets_only():
 @pytest.mark.parametrize("plain", [False, True])
 def test_rotation_in_float32_is_precise_at_large_positions(plain):
     x = images(1, 1, 336, 64)
-    exact = ops.rotate(x.double(), (336, 1))
-    got = ops.rotate(x, (336, 1))
+    exact = rotate(x.double(), (336, 1))
+    got = rotate(x, (336, 1))
     if plain:
         with ops.plain_forms():
-            got = ops.rotate(x, (336, 1))
+            got = rotate(x, (336, 1))
     assert (got - exact).abs().max() < 3e-4  # angles of 335, rounded to 2^-16
 
 
@@ -76,15 +77,15 @@ def test_rotation_in_place_of_some_rows(plain):
     # As in the layer, the memory order is tokens, heads, channels.
     x = images(2, 20, 3, 8).double().transpose(1, 2)
     before = x.clone()
-    expected = ops.rotate(x, grid)
+    expected = rotate(x, grid)
     torch.testing.assert_close(x, before, rtol=0, atol=0)
     rows = x[:, :, 8:16]
-    table = ops.rotary_table(x, grid)
+    tables = rotary_tables(x, grid)
     if plain:
         with ops.plain_forms():
-            table = ops.rotary_table(x, grid)
-    assert table.is_complex() is not plain
-    assert rotate_(rows, table[2:4], table[:4]) is rows
+            tables = rotary_tables(x, grid)
+    assert tables[0].is_complex() is not plain
+    assert rotate_(rows, tables[0][2:4], tables[1]) is rows
     torch.testing.assert_close(rows, expected[:, :, 8:16], rtol=0, atol=1e-14)
     for rest in (slice(8), slice(16, None)):
         torch.testing.assert_close(x[:, :, rest], before[:, :, rest], rtol=0, atol=0)
@@ -93,10 +94,10 @@ def test_rotation_in_place_of_some_rows(plain):
 @pytest.mark.parametrize("plain", [False, True])
 def test_elu1(plain):
     x = torch.tensor([-90.0, -30.0, -3.0, -0.1, 0.0, 0.1, 2.0, 50.0]).requires_grad_()
-    y = ops.elu1(x)
+    y = elu1(x)
     if plain:
         with ops.plain_forms():
-            y = ops.elu1(x)
+            y = elu1(x)
     expected = [math.exp(min(v, 0.0)) + max(v, 0.0) for v in x.tolist()]
     assert y.tolist() == pytest.approx(expected, rel=1e-6)
     assert y.min() > 0
@@ -117,7 +118,7 @@ def test_depthwise_convolution(size, residual, hw):
     )
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=size // 2, groups=6)
     expected = y.permute(0, 2, 3, 1) + residual * x
-    got = ops.depthwise_conv(x, weight, bias, residual)
+    got = depthwise_conv(x, weight, bias, residual)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     grads = [
         torch.autograd.grad((out * out.cos()).sum(), (x, weight, bias))
@@ -135,10 +136,10 @@ def test_the_residual_is_not_rounded_into_the_kernel(dtype, autocast):
     and the result, but this error would exceed both.
     """
     x, weight = images(4, 20, 20, 32), 0.02 * images(32, 1, 3, 3)
-    exact = ops.depthwise_conv(x.double(), weight.double(), residual=True)
+    exact = depthwise_conv(x.double(), weight.double(), residual=True)
     with torch.autocast("cpu", dtype, enabled=autocast):
         given = (x, weight) if autocast else (x.to(dtype), weight.to(dtype))
-        got = ops.depthwise_conv(*given, residual=True).double()
+        got = depthwise_conv(*given, residual=True).double()
     # The mean over a channel of (got - exact) / exact would be its gain error.
     gain = (got * exact).sum((0, 1, 2)) / exact.square().sum((0, 1, 2)) - 1
     assert gain.abs().max() < torch.finfo(dtype).eps / 20

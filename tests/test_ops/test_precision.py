@@ -4,7 +4,7 @@ import pytest
 import torch
 from operators import CALLS, HW
 
-from ravlt import ops
+from ravlt.ops.rala import linear_attention_terms, rala
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -13,8 +13,8 @@ def test_autocast_changes_no_bit(grad):
     results = []
     for enabled in (False, True):
         with torch.set_grad_enabled(grad), torch.autocast("cpu", enabled=enabled):
-            y = ops.rala(q, k, v, HW)
-            results.append((y, *ops.linear_attention_terms(q, k, HW)))
+            y = rala(q, k, v, HW)
+            results.append((y, *linear_attention_terms(q, k, HW)))
     for got, expected in zip(*results, strict=True):
         assert torch.equal(got, expected)
 
@@ -24,8 +24,8 @@ def test_half_precision_without_gradients(dtype):
     """Only inputs and outputs are rounded."""
     q, k, v = (x.detach() for x in CALLS["rala"].inputs(dtype))
     with torch.no_grad():
-        got = ops.rala(q, k, v, HW)
-    expected = ops.rala(q.double(), k.double(), v.double(), HW)
+        got = rala(q, k, v, HW)
+    expected = rala(q.double(), k.double(), v.double(), HW)
     assert got.dtype == dtype
     half_unit = 0.51 * torch.finfo(dtype).eps
     torch.testing.assert_close(got.double(), expected, rtol=half_unit, atol=1e-6)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from ravlt.ops import recompute
+from ravlt.ops.recompute import recompute
 
 
 @pytest.mark.parametrize(

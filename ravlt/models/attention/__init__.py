@@ -50,9 +50,12 @@ __all__ = [
     "CORES",
     "AttentionCore",
     "FeatureMapCore",
+    "FocusedAttention",
+    "GLAAttention",
     "LinearCore",
     "PlainAttention",
     "RALACore",
+    "VicinityAttention",
     "build_core",
     "build_paper_attention",
     "join_heads",
@@ -80,11 +83,7 @@ def build_core(
         RAVLTError: If the name or an option is unknown.
     """
     name, options = _split(core)
-    if name not in CORES:
-        raise RAVLTError(
-            f"attn_types names the unknown attention '{name}'; use {sorted(CORES)}."
-        )
-    return _construct(CORES[name], options, norm_cfg, dim=dim, num_heads=num_heads)
+    return _construct(CORES[name], (dim, num_heads), options, norm_cfg)
 
 
 def build_paper_attention(
@@ -102,29 +101,33 @@ def build_paper_attention(
         A module that maps tokens (B, H, W, C) to the same shape.
 
     Raises:
-        RAVLTError: If an option is unknown.
+        RAVLTError: If the name or an option is unknown.
     """
     name, options = _split(core)
     width = dim // 2 if name == "vicinity" else dim
     options = {**_PAPER_OPTIONS.get(name, {}), **options}
-    mechanism = _construct(
-        _PAPER_CORES[name], options, norm_cfg, dim=width, num_heads=num_heads
-    )
+    mechanism = _construct(_PAPER_CORES[name], (width, num_heads), options, norm_cfg)
     layer = _PAPER_LAYERS.get(name, PlainAttention)
-    return _construct(layer, {}, norm_cfg, dim=dim, num_heads=num_heads, core=mechanism)
+    return _construct(layer, (dim, num_heads, mechanism), {}, norm_cfg)
 
 
-def _split(core: str | Mapping) -> tuple[str | None, dict]:
+def _split(core: str | Mapping) -> tuple[str, dict]:
+    """Split an attention type into its name, checked, and its options."""
     options = dict(type=core) if isinstance(core, str) else dict(core)
-    return options.pop("type", None), options
+    name = options.pop("type", None)
+    if name not in CORES:
+        raise RAVLTError(
+            f"attn_types names the unknown attention '{name}'; use {sorted(CORES)}."
+        )
+    return name, options
 
 
 def _construct(
-    cls: type[nn.Module], options: Mapping, norm_cfg: Mapping | None, **given
+    cls: type[nn.Module], args: tuple, options: Mapping, norm_cfg: Mapping | None
 ) -> nn.Module:
-    """Call a class with its fixed arguments, a user's options and, if any, norm_cfg."""
-    parameters = inspect.signature(cls).parameters
-    known = [name for name in parameters if name not in (*given, "norm_cfg")]
+    """Call a class with its arguments, the options, and norm_cfg if it has one."""
+    parameters = [*inspect.signature(cls).parameters]
+    known = [name for name in parameters[len(args) :] if name != "norm_cfg"]
     unknown = options.keys() - set(known)
     if unknown:
         raise RAVLTError(
@@ -132,5 +135,5 @@ def _construct(
             f"it has {known}."
         )
     if norm_cfg is not None and "norm_cfg" in parameters:
-        given["norm_cfg"] = norm_cfg
-    return cls(**given, **options)
+        options = {**options, "norm_cfg": norm_cfg}
+    return cls(*args, **options)

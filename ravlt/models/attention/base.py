@@ -83,8 +83,6 @@ class PlainAttention(nn.Module):
         core: The mechanism; ``core.dim`` is the width of queries, keys and values.
     """
 
-    ends_with_proj = True  # so that a layer scale can be folded into it
-
     def __init__(self, dim: int, num_heads: int, core: AttentionCore) -> None:
         super().__init__()
         self.core = core

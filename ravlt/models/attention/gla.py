@@ -128,8 +128,6 @@ class GLAAttention(nn.Module):
         core: The mechanism.
     """
 
-    ends_with_proj = True  # so that a layer scale can be folded into it
-
     def __init__(self, dim: int, num_heads: int, core: NarrowGLACore) -> None:
         super().__init__()
         self.core = core

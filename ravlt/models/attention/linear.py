@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from ravlt import ops
 from ravlt.ops.precision import at_least_float32, autocast_off
+from ravlt.ops.rala import linear_attention_terms, rala
 
 from .base import AttentionCore
 
 
 class LinearCore(AttentionCore):
-    """Linear attention with the feature map elu + 1; see :func:`ravlt.ops.rala`.
+    """Linear attention with the feature map elu + 1; see :func:`ravlt.ops.rala.rala`.
 
     Args:
         dim: Channels over all heads, C.
@@ -31,7 +31,7 @@ class LinearCore(AttentionCore):
         self.row_stochastic = self.nonneg = not rope
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
-        return ops.rala(q, k, v, hw, self.rope, self.reweight)
+        return rala(q, k, v, hw, self.rope, self.reweight)
 
     def kv_buffer(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         """Compute S, which holds all that outputs know of the values.
@@ -45,12 +45,12 @@ class LinearCore(AttentionCore):
         Returns:
             S of shape (B, heads, d, d), of keys by values, float32 or wider.
         """
-        _, k, _ = ops.linear_attention_terms(q, k, hw, self.rope, self.reweight)
+        _, k, _ = linear_attention_terms(q, k, hw, self.rope, self.reweight)
         with autocast_off(k):
             return k.transpose(-2, -1) @ at_least_float32(v)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
-        terms = ops.linear_attention_terms(q, k, hw, self.rope, self.reweight)
+        terms = linear_attention_terms(q, k, hw, self.rope, self.reweight)
         q, k, denominator = terms
         with autocast_off(q):
             return q @ k.transpose(-2, -1) / denominator

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ravlt.ops import elu1
+from ravlt.ops.elu1 import elu1
 from ravlt.ops.precision import at_least_float32, autocast_off
 
 from .base import AttentionCore

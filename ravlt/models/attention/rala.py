@@ -8,9 +8,9 @@ class RALACore(LinearCore):
 
     Key j weighs alpha_j = N softmax_j(<g, phi(k_j)> / sqrt(d)) in the sums over tokens,
     with the mean g of the mapped queries (paper, Section 3: the augmentation of the KV
-    buffer's rank). The factors N cancel, so :func:`ravlt.ops.rala` uses the softmax
-    itself. alpha also enters the denominator, and the rotation comes after it. The
-    second half of RALA, the gate on the output, is in
+    buffer's rank). The factors N cancel, so :func:`ravlt.ops.rala.rala` uses the
+    softmax itself. alpha also enters the denominator, and the rotation comes after it.
+    The second half of RALA, the gate on the output, is in
     :class:`ravlt.models.ravlt.GatedAttention`.
 
     Args:

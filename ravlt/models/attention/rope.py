@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ravlt.errors import RAVLTError
-from ravlt.ops import rotary_frequencies
+from ravlt.ops.rotary import rotary_frequencies
 
 _TOLERANCE = 1e-6
 
@@ -14,8 +14,9 @@ _TOLERANCE = 1e-6
 class RoPE(nn.Module):
     """Keeps the ``angle`` buffer of released checkpoints, and checks it on load.
 
-    The rotation never reads it (see :func:`ravlt.ops.rotary_frequencies`); a checkpoint
-    with other angles was trained with another position embedding and must not load.
+    The rotation never reads it, see :func:`ravlt.ops.rotary.rotary_frequencies`. A
+    checkpoint with other angles was trained with another position embedding and must
+    not load.
 
     Args:
         head_dim: Channels of a head, a multiple of 4.
@@ -24,10 +25,12 @@ class RoPE(nn.Module):
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.register_buffer("angle", self._expected())
+        default = torch.empty(0).device
+        self.register_buffer("angle", self._expected().to(default))
 
-    def _expected(self, device: torch.device | None = None) -> Tensor:
-        theta = rotary_frequencies(self.head_dim, device, torch.float64)
+    def _expected(self) -> Tensor:
+        """Compute the buffer on the CPU: some devices have no float64."""
+        theta = rotary_frequencies(self.head_dim, torch.device("cpu"), torch.float64)
         return theta.float().repeat_interleave(2)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -38,7 +41,7 @@ class RoPE(nn.Module):
 
     def _check(self, key: str, found: Tensor) -> None:
         # A file in half precision holds the same angles, rounded.
-        expected = self._expected(torch.device("cpu")).to(found.dtype).float()
+        expected = self._expected().to(found.dtype).float()
         found = found.detach().float().cpu()
         if found.shape != expected.shape:
             worst = math.inf

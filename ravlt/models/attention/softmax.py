@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ravlt import ops
 from ravlt.ops.precision import at_least_float32, autocast_off
+from ravlt.ops.rotary import rotary_tables, rotate
 
 from .base import AttentionCore
 
@@ -32,14 +32,14 @@ class SoftmaxCore(AttentionCore):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if self.rope:
             q, k = at_least_float32(q), at_least_float32(k)
-            table = ops.rotary_table(q, hw)
-            q = ops.rotate(q, hw, table).to(v.dtype)
-            k = ops.rotate(k, hw, table).to(v.dtype)
+            tables = rotary_tables(q, hw)
+            q = rotate(q, hw, tables).to(v.dtype)
+            k = rotate(k, hw, tables).to(v.dtype)
         return F.scaled_dot_product_attention(q, k, v)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
             q, k = at_least_float32(q), at_least_float32(k)
             if self.rope:
-                q, k = ops.rotate(q, hw), ops.rotate(k, hw)
+                q, k = rotate(q, hw), rotate(k, hw)
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import is_eager_on_cpu
+from ..dispatch import is_eager
 from ..precision import autocast_off
 from . import chunked, naive
 
@@ -23,7 +23,8 @@ def rala(
     S = sum_j w_j R_j phi(k_j) v_j^T and m = sum_j w_j phi(k_j), with weights of the
     tokens that sum to 1: w = softmax_j(<g, phi(k_j)> / sqrt(d)) with the global query
     g = mean_i phi(q_i) (RALA), or w_j = 1 / N (plain linear attention). R rotates by
-    the token's position. Sums run in float32 or wider, whatever autocast says.
+    the token's position. Sums run in float32 or wider, also under autocast (not in
+    TorchScript, which cannot turn autocast off: cast scripted models instead).
 
     Args:
         q: Queries of shape (B, heads, N, d), before the feature map.
@@ -38,8 +39,8 @@ def rala(
     """
     if torch.jit.is_scripting():
         return naive.rala(q, k, v, hw, rope, reweight)
-    if is_eager_on_cpu(q) and not torch.is_grad_enabled():
-        # In place on copies: half of the passes, and of the memory.
+    if is_eager(q) and not torch.is_grad_enabled():
+        # In place on copies: half of the passes, and less memory.
         dtype = torch.promote_types(q.dtype, torch.float32)
         contiguous = torch.contiguous_format
         q, k = (t.to(dtype, copy=True, memory_format=contiguous) for t in (q, k))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..elu1 import elu1_
 from ..precision import at_least_float32, autocast_off
-from ..rotary import rotary_table, rotate_
+from ..rotary import rotary_tables, rotate_
 from .naive import denominators
 
 
@@ -20,26 +20,26 @@ def rala_(
     rope: bool = True,
     reweight: bool = True,
 ) -> Tensor:
-    """Compute :func:`ravlt.ops.rala` into the memory of ``q``; overwrites ``k``, too.
+    """Compute :func:`ravlt.ops.rala.rala` in the memory of ``q``; overwrite ``k``.
 
     Three passes over the chunks: the global query; weights of the tokens and the sums
     S and m; outputs. Each pass touches tensors of the size of one chunk.
 
     Args:
-        q: As in :func:`ravlt.ops.rala`, but float32 or wider.
-        k: As in :func:`ravlt.ops.rala`, but float32 or wider.
-        v: As in :func:`ravlt.ops.rala`.
-        hw: As in :func:`ravlt.ops.rala`.
+        q: As in :func:`ravlt.ops.rala.rala`, but float32 or wider.
+        k: As in :func:`ravlt.ops.rala.rala`, but float32 or wider.
+        v: As in :func:`ravlt.ops.rala.rala`.
+        hw: As in :func:`ravlt.ops.rala.rala`.
         chunks: First row of each chunk, and the one after its last.
-        rope: As in :func:`ravlt.ops.rala`.
-        reweight: As in :func:`ravlt.ops.rala`.
+        rope: As in :func:`ravlt.ops.rala.rala`.
+        reweight: As in :func:`ravlt.ops.rala.rala`.
 
     Returns:
         ``q``, which holds the outputs in its own dtype.
     """
     width = hw[1]
     pieces = [slice(top * width, bottom * width) for top, bottom in chunks]
-    table = rotary_table(q, hw) if rope else None
+    rows, cols = rotary_tables(q, hw) if rope else (None, None)
     with autocast_off(q):
         q_sum = torch.zeros_like(q[..., :1, :])
         for tokens in pieces:
@@ -56,14 +56,14 @@ def rala_(
             else:
                 k_chunk.div_(q.shape[-2])
             k_sum += k_chunk.sum(-2, keepdim=True)
-            if table is not None:
-                rotate_(k_chunk, table[top:bottom], table[:width])
+            if rope:
+                rotate_(k_chunk, rows[top:bottom], cols)
             v_chunk = at_least_float32(v[..., tokens, :])
             buffer = buffer + k_chunk.transpose(-2, -1) @ v_chunk
         for (top, bottom), tokens in zip(chunks, pieces, strict=True):
             q_chunk = q[..., tokens, :]
             denominator = denominators(q_chunk, k_sum)
-            if table is not None:
-                rotate_(q_chunk, table[top:bottom], table[:width])
+            if rope:
+                rotate_(q_chunk, rows[top:bottom], cols)
             torch.div(q_chunk @ buffer, denominator, out=q_chunk)
     return q

@@ -4,13 +4,13 @@ from torch import Tensor
 
 from ..elu1 import elu1
 from ..precision import at_least_float32
-from ..rotary import rotary_table, rotate
+from ..rotary import rotary_tables, rotate
 
 
 def rala(
     q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], rope: bool, reweight: bool
 ) -> Tensor:
-    """Compute :func:`ravlt.ops.rala`."""
+    """Compute :func:`ravlt.ops.rala.rala`."""
     q, k, denominator = terms(q, k, hw, rope, reweight)
     buffer = k.transpose(-2, -1) @ at_least_float32(v)
     return (q @ buffer / denominator).to(v.dtype)
@@ -19,7 +19,7 @@ def rala(
 def terms(
     q: Tensor, k: Tensor, hw: tuple[int, int], rope: bool, reweight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute :func:`ravlt.ops.linear_attention_terms`."""
+    """Compute :func:`ravlt.ops.rala.linear_attention_terms`."""
     q, k = elu1(at_least_float32(q)), elu1(at_least_float32(k))
     if reweight:
         g = q.mean(-2, keepdim=True) * q.shape[-1] ** -0.5
@@ -29,8 +29,8 @@ def terms(
     # The denominator sees queries and keys before the rotation.
     denominator = denominators(q, k.sum(-2, keepdim=True))
     if rope:
-        table = rotary_table(q, hw)
-        q, k = rotate(q, hw, table), rotate(k, hw, table)
+        tables = rotary_tables(q, hw)
+        q, k = rotate(q, hw, tables), rotate(k, hw, tables)
     return q, k, denominator
 
 
