@@ -152,8 +152,14 @@ runpy.run_path({str(home / "tools/analysis_tools/get_flops.py")!r}, run_name="__
     assert "backbone.layers.3" in done.stdout
 
 
-def test_the_import_path_of_version_0_1():
-    """Pages of that version told scripts to import this name from here."""
-    from ravlt.checkpoint import use_safe_loading
+def test_import_paths_of_version_0_1():
+    """Pages of that version told scripts to import these names from there."""
+    from ravlt.checkpoint import load_pretrained, use_safe_loading
+    from ravlt.models import Attention, GatedAttention
+    from ravlt.models.attention import Attention as SameAttention
 
     assert use_safe_loading is ravlt.weights.checkpoint.use_safe_loading
+    assert load_pretrained is ravlt.weights.checkpoint.load_pretrained
+    assert Attention is SameAttention is GatedAttention
+    with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
+        from ravlt.models.attention import Nothing  # noqa: F401

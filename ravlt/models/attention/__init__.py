@@ -111,6 +111,15 @@ def build_paper_attention(
     return _construct(layer, (dim, num_heads, mechanism), {}, norm_cfg)
 
 
+def __getattr__(name: str):
+    """Return the gated layer by its import path of ravlt 0.1."""
+    if name != "Attention":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from ..ravlt import GatedAttention
+
+    return GatedAttention
+
+
 def _split(core: str | Mapping) -> tuple[str, dict]:
     """Split an attention type into its name, checked, and its options."""
     options = dict(type=core) if isinstance(core, str) else dict(core)
