@@ -314,7 +314,7 @@ def test_a_tile_that_is_overruled_is_reported():
         with pytest.raises(UserWarning, match="whole grids in spite of tile=3"):
             model(x)
         model.tile = None
-        model(x)
+        assert tile_side(model, images(1, 3, 392, 384)) is None
 
 
 def test_compiled_blocks_run():

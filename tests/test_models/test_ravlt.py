@@ -234,6 +234,22 @@ def test_state_dicts_record_the_attention_and_warn(monkeypatch):
     assert "trained with attn_types=('rala', 'rala', 'softmax', 'softmax')" in log[0]
 
 
+def test_equal_attention_gives_no_warning(monkeypatch):
+    """Checkpoints of version 0.1 name the profile 'shell'."""
+    log = []
+    monkeypatch.setattr(
+        "ravlt.models.archs.print_log", lambda message, **_: log.append(message)
+    )
+    state = build(attn_types="cosformer").state_dict()
+    metadata, old = state._metadata[""], dict(type="cosformer", profile="shell")
+    metadata["attn_types"] = (old,) * 4
+    build(attn_types="cosformer").load_state_dict(state)
+    assert log == []
+    metadata["attn_types"] = (old | dict(layout="raster"),) * 4
+    build(attn_types="cosformer").load_state_dict(state)
+    assert "'layout': 'raster'" in log[0]
+
+
 BAD = [
     (dict(arch="huge"), "arch='huge' is unknown; use one of"),
     (dict(arch=3), "arch must be a name or a dict, not int"),

@@ -9,6 +9,7 @@ PRECISE = "test_precision.py::test_autocast_changes_no_bit"
 ELU1 = "test_definitions.py::test_elu1"
 IN_CHUNKS = "test_definitions.py::test_rala_in_chunks"
 FORMS = "test_forms.py::test_values_and_gradients_equal_the_plain_form"
+PICKED = "test_dispatch.py::test_the_form_that_is_picked"
 
 ATTENTION = {
     "models/attention/rope.py": [
@@ -44,15 +45,15 @@ ATTENTION = {
         ("plain linear attention rotates", "rope: bool = False", "rope=True", TWIN),
         (
             "the buffer forgets the rotation",
-            "        _, k, _ = ops.linear_attention_terms(q, k, hw, self.rope, ",
-            "        _, k, _ = ops.linear_attention_terms(q, k, hw, False, ",
+            "        _, k, _ = linear_attention_terms(q, k, hw, self.rope, ",
+            "        _, k, _ = linear_attention_terms(q, k, hw, False, ",
             "test_rank.py::test_kv_buffers_equal_the_twin",
         ),
     ],
     "models/attention/softmax.py": [
         (
             "keys are not rotated",
-            "k = ops.rotate(k, hw, table).to(v.dtype)",
+            "k = rotate(k, hw, tables).to(v.dtype)",
             "k = k.to(v.dtype)",
             TWIN,
         ),
@@ -104,29 +105,34 @@ ATTENTION = {
         ),
         (
             "a paper layer's norm_cfg is ignored",
-            "_construct(layer, {}, norm_cfg, dim",
-            "_construct(layer, {}, None, dim",
+            "_construct(layer, (dim, num_heads, mechanism), {}, norm_cfg)",
+            "_construct(layer, (dim, num_heads, mechanism), {}, None)",
             STATISTICS,
         ),
     ],
     "models/ravlt.py": [
         (
             "the gate is left out",
-            "self.proj((join_heads(y, hw) + local) * gate)",
-            "self.proj(join_heads(y, hw) + local)",
+            "self.proj((join_heads(y, hw) + self.lepe(v)) * gate)",
+            "self.proj(join_heads(y, hw) + self.lepe(v))",
             NETWORK,
         ),
         (
             "the gate has an activation",
-            "self.proj((join_heads(y, hw) + local) * gate)",
-            "self.proj((join_heads(y, hw) + local) * gate.sigmoid())",
+            "self.proj((join_heads(y, hw) + self.lepe(v)) * gate)",
+            "self.proj((join_heads(y, hw) + self.lepe(v)) * gate.sigmoid())",
             NETWORK,
         ),
-        ("LePE is of the queries", "self.lepe(v)", "self.lepe(q)", NETWORK),
+        (
+            "LePE is of the queries",
+            "self.lepe(v)",
+            "self.lepe(join_heads(q, hw))",
+            NETWORK,
+        ),
         (
             "LePE is not gated",
-            "self.proj((join_heads(y, hw) + local) * gate)",
-            "self.proj(join_heads(y, hw) * gate + local)",
+            "self.proj((join_heads(y, hw) + self.lepe(v)) * gate)",
+            "self.proj(join_heads(y, hw) * gate + self.lepe(v))",
             NETWORK,
         ),
         (
@@ -162,6 +168,12 @@ ATTENTION = {
             FORMS,
         ),
         (
+            "other devices keep what the plain form keeps",
+            "_ELU1.apply(x) if is_eager(x) else",
+            "_ELU1.apply(x) if is_eager(x) and x.is_cpu else",
+            PICKED,
+        ),
+        (
             "scripts call the form of the CPU",
             "    if torch.jit.is_scripting():\n        return _elu1_plain(x)\n",
             "",
@@ -177,14 +189,14 @@ ATTENTION = {
     "ops/rala/__init__.py": [
         (
             "the form without gradients is taken with them",
-            "is_eager_on_cpu(q) and not torch.is_grad_enabled()",
-            "is_eager_on_cpu(q)",
+            "is_eager(q) and not torch.is_grad_enabled()",
+            "is_eager(q)",
             FORMS,
         ),
         (
             "queries and keys are overwritten at inference",
-            "t.to(dtype, copy=True)",
-            "t.to(dtype)",
+            "t.to(dtype, copy=True, ",
+            "t.to(dtype, ",
             "test_dispatch.py::test_values_without_gradients",
         ),
         (
@@ -252,19 +264,19 @@ ATTENTION = {
             "the denominator is of rotated queries and keys",
             "    denominator = denominators(q, k.sum(-2, keepdim=True))\n"
             "    if rope:\n"
-            "        table = rotary_table(q, hw)\n"
-            "        q, k = rotate(q, hw, table), rotate(k, hw, table)\n",
+            "        tables = rotary_tables(q, hw)\n"
+            "        q, k = rotate(q, hw, tables), rotate(k, hw, tables)\n",
             "    if rope:\n"
-            "        table = rotary_table(q, hw)\n"
-            "        q, k = rotate(q, hw, table), rotate(k, hw, table)\n"
+            "        tables = rotary_tables(q, hw)\n"
+            "        q, k = rotate(q, hw, tables), rotate(k, hw, tables)\n"
             "    denominator = denominators(q, k.sum(-2, keepdim=True))\n",
             "test_core_properties.py::test_the_released_order_of_operations",
         ),
         ("eps is dropped", " + 1e-6", "", TWIN),
         (
             "keys are not rotated",
-            "rotate(q, hw, table), rotate(k, hw, table)",
-            "rotate(q, hw, table), k",
+            "rotate(q, hw, tables), rotate(k, hw, tables)",
+            "rotate(q, hw, tables), k",
             TWIN,
         ),
         (
@@ -302,33 +314,33 @@ ATTENTION = {
         (
             "the denominator is of rotated keys",
             "            k_sum += k_chunk.sum(-2, keepdim=True)\n"
-            "            if table is not None:\n"
-            "                rotate_(k_chunk, table[top:bottom], table[:width])\n",
-            "            if table is not None:\n"
-            "                rotate_(k_chunk, table[top:bottom], table[:width])\n"
+            "            if rope:\n"
+            "                rotate_(k_chunk, rows[top:bottom], cols)\n",
+            "            if rope:\n"
+            "                rotate_(k_chunk, rows[top:bottom], cols)\n"
             "            k_sum += k_chunk.sum(-2, keepdim=True)\n",
             IN_CHUNKS,
         ),
         (
             "the denominator is of rotated queries",
             "            denominator = denominators(q_chunk, k_sum)\n"
-            "            if table is not None:\n"
-            "                rotate_(q_chunk, table[top:bottom], table[:width])\n",
-            "            if table is not None:\n"
-            "                rotate_(q_chunk, table[top:bottom], table[:width])\n"
+            "            if rope:\n"
+            "                rotate_(q_chunk, rows[top:bottom], cols)\n",
+            "            if rope:\n"
+            "                rotate_(q_chunk, rows[top:bottom], cols)\n"
             "            denominator = denominators(q_chunk, k_sum)\n",
             IN_CHUNKS,
         ),
         (
             "every chunk of keys is rotated as the first",
-            "rotate_(k_chunk, table[top:bottom], ",
-            "rotate_(k_chunk, table[: bottom - top], ",
+            "rotate_(k_chunk, rows[top:bottom], ",
+            "rotate_(k_chunk, rows[: bottom - top], ",
             IN_CHUNKS,
         ),
         (
             "every chunk of queries is rotated as the first",
-            "rotate_(q_chunk, table[top:bottom], ",
-            "rotate_(q_chunk, table[: bottom - top], ",
+            "rotate_(q_chunk, rows[top:bottom], ",
+            "rotate_(q_chunk, rows[: bottom - top], ",
             IN_CHUNKS,
         ),
         (

@@ -6,6 +6,8 @@ LIMITS = "test_tiled.py::test_zero_tiles_nothing_and_partial_tokens_count"
 HOOKS = "test_tiled.py::test_a_hook_sees_whole_grids"
 FOLDS = "test_fold.py::test_same_outputs"
 ONCE = "test_fold.py::test_folded_weights_are_rounded_once"
+DERIVED = "test_fold.py::test_derived_classes_fold_exactly"
+ADAPTERS = "test_fold.py::test_adapters_survive_folds_and_tiles"
 
 INFERENCE = {
     "inference/tiled.py": [
@@ -63,30 +65,53 @@ INFERENCE = {
             "(x.shape[2] // 4) * (x.shape[3] // 4)",
             LIMITS,
         ),
-        ("hooks are ignored", " or _has_hooks(encoder)", "", HOOKS),
         (
-            "hooks before a call are ignored",
-            "part._forward_hooks or part._forward_pre_hooks for",
-            "part._forward_hooks for",
-            HOOKS,
-        ),
-        (
-            "hooks of a core are ignored",
-            "block.attn, block.attn.core, block.ffn",
-            "block.attn, block.ffn",
-            HOOKS,
-        ),
-        (
-            "hooks of a stage are ignored",
-            "        parts.append(stage)\n",
+            "hooks after a call are ignored",
+            "        or module._forward_hooks\n",
             "",
             HOOKS,
         ),
         (
-            "hooks of the stem are ignored",
-            "parts = [encoder.patch_embed]",
-            "parts = []",
+            "hooks before a call are ignored",
+            "        or module._forward_pre_hooks\n",
+            "",
             HOOKS,
+        ),
+        (
+            "hooks of inner layers are ignored",
+            "for module in root.modules()",
+            "for module in (root, *root.children())",
+            HOOKS,
+        ),
+        (
+            "hooks of the stages are ignored",
+            "for root in (encoder.patch_embed, encoder.layers)",
+            "for root in (encoder.patch_embed,)",
+            HOOKS,
+        ),
+        (
+            "hooks of the stem are ignored",
+            "for root in (encoder.patch_embed, encoder.layers)",
+            "for root in (encoder.layers,)",
+            HOOKS,
+        ),
+        (
+            "compiled blocks are taken apart",
+            '        or getattr(module, "_compiled_call_impl", None)\n',
+            "",
+            "test_tiled.py::test_compiled_blocks_run",
+        ),
+        (
+            "no warning of a tile that is overruled",
+            "    if encoder.tile:\n",
+            "    if encoder.tile is None:\n",
+            "test_tiled.py::test_a_tile_that_is_overruled_is_reported",
+        ),
+        (
+            "a warning where no tile was given",
+            "    if encoder.tile:\n",
+            "    if side:\n",
+            "test_tiled.py::test_a_tile_that_is_overruled_is_reported",
         ),
         (
             "a batch is not split",
@@ -153,14 +178,14 @@ INFERENCE = {
         ),
         (
             "derived blocks and stages compute as their bases do",
-            "type(part) is cls and not part.training",
-            "not part.training",
+            "if any(type(part) is not cls for part, cls in parts):",
+            "if any(not isinstance(part, cls) for part, cls in parts):",
             "test_tiled.py::test_parts_that_the_walk_does_not_know",
         ),
         (
             "each tile is normalized by itself",
-            "type(part) is cls and not part.training",
-            "type(part) is cls",
+            "        module.training\n        or module._forward_hooks\n",
+            "        module._forward_hooks\n",
             "test_tiled.py::test_parts_that_the_walk_does_not_know",
         ),
         (
@@ -205,9 +230,45 @@ INFERENCE = {
         ),
         (
             "the layer scale is folded where a residual follows",
-            "    if not isinstance(block.attn, CHELAAttention):\n",
+            "    if type(block.attn) in _END_WITH_PROJ:\n",
             "    if block.attn:\n",
             "test_fold.py::test_every_mechanism_folds",
+        ),
+        (
+            "the layer scale of a derived layer is folded",
+            "type(block.attn) in _END_WITH_PROJ",
+            "isinstance(block.attn, _END_WITH_PROJ)",
+            DERIVED,
+        ),
+        (
+            "the norm before a derived layer is folded",
+            "type(attn) is GatedAttention",
+            "isinstance(attn, GatedAttention)",
+            DERIVED,
+        ),
+        (
+            "derived blocks fold as their base does",
+            "if type(block) is not Block:",
+            "if not isinstance(block, Block):",
+            DERIVED,
+        ),
+        (
+            "other feed-forward networks fold as ours does",
+            "if type(block.ffn) is ConvFFN:",
+            "if block.ffn:",
+            "test_fold.py::test_other_layers_of_a_block_are_left_alone",
+        ),
+        (
+            "norms are folded into adapters",
+            "    if type(conv) is not PointwiseConv:\n        return\n    weight = ",
+            "    weight = ",
+            ADAPTERS,
+        ),
+        (
+            "layer scales are folded into adapters",
+            "    if type(conv) is not PointwiseConv:\n        return\n    factor = ",
+            "    factor = ",
+            ADAPTERS,
         ),
         (
             "a residual kernel takes a scale",
@@ -247,8 +308,8 @@ INFERENCE = {
         ),
         (
             "a norm is folded that the core needs",
-            "if isinstance(attn, GatedAttention) and not attn.core.needs_input:",
-            "if isinstance(attn, GatedAttention):",
+            "if type(attn) is GatedAttention and not attn.core.needs_input:",
+            "if type(attn) is GatedAttention:",
             "test_input_cores.py::test_the_layer_hands_over_what_its_projections_get",
         ),
         (

@@ -73,6 +73,12 @@ NETWORK = {
             "test_ravlt.py::test_the_profile_of_version_0_1",
         ),
         (
+            "'shell' is warned of as another attention",
+            "_shortest_forms(saved) != _shortest_forms(used)",
+            "tuple(saved) != tuple(used)",
+            "test_ravlt.py::test_equal_attention_gives_no_warning",
+        ),
+        (
             "RALA has another layer in its own paper",
             'profile == "paper" and core.get("type") != "rala"',
             'profile == "paper"',
@@ -88,7 +94,7 @@ NETWORK = {
         ),
         (
             "folded and plain weights mix",
-            "        self._check_folds(state_dict, prefix, local_metadata)\n",
+            "        self.check_folds(state_dict, prefix, local_metadata)\n",
             "",
             "test_fold.py::test_folded_and_plain_weights_do_not_mix",
         ),
@@ -169,8 +175,8 @@ NETWORK = {
         (
             "the ffn recomputes in evaluation",
             "if self.training and not torch.jit.is_scripting():\n"
-            "            return ops.recompute(",
-            "if not torch.jit.is_scripting():\n            return ops.recompute(",
+            "            return recompute(",
+            "if not torch.jit.is_scripting():\n            return recompute(",
             RECOMPUTES,
         ),
         (
@@ -211,13 +217,13 @@ NETWORK = {
         ),
         (
             "outputs are not normalised",
-            "ops.channels_first(norm(tokens[int(i)]))",
-            "ops.channels_first(tokens[int(i)])",
+            "channels_first(norm(tokens[int(i)]))",
+            "channels_first(tokens[int(i)])",
             TWIN,
         ),
         (
             "outputs are views",
-            "ops.channels_first(norm(tokens[int(i)]))",
+            "channels_first(norm(tokens[int(i)]))",
             "norm(tokens[int(i)]).permute(0, 3, 1, 2)",
             "test_ravlt_numbers.py::test_outputs_are_contiguous_down_to_roi_align",
         ),
@@ -280,7 +286,7 @@ NETWORK = {
         (
             "the last layers take another stage",
             "        if len(tokens) <= final:\n"
-            "            return ops.channels_first(tokens[-1]), taken\n",
+            "            return channels_first(tokens[-1]), taken\n",
             "",
             STOP,
         ),
@@ -305,9 +311,15 @@ NETWORK = {
         ),
         (
             "intermediate maps are views",
-            "taken.append(ops.channels_first(tokens[i]))",
+            "taken.append(channels_first(tokens[i]))",
             "taken.append(tokens[i].permute(0, 3, 1, 2))",
             "test_classifier.py::test_mmseg_takes_it_by_its_timm_backbone",
+        ),
+        (
+            "other ways to extract features pass",
+            'if kwargs.get("feature_cls", "getter") != "getter":',
+            'if kwargs.get("feature_cls", "getter") is None:',
+            "test_classifier.py::test_other_ways_to_extract_features_are_refused",
         ),
         (
             "what no output needs stays",

@@ -17,7 +17,7 @@ STATISTICS = "test_ravlt_training.py::test_with_cp_moves_statistics_once"
 
 OPERATORS = {
     "ops/dispatch.py": [
-        ("plain forms are not asked for", " and not _plain_only", "", PICKED),
+        ("plain forms are not asked for", "_plain_only or type(x)", "type(x)", PICKED),
         (
             "plain forms stay after the context",
             "        _plain_only = before",
@@ -32,14 +32,14 @@ OPERATORS = {
         ),
         (
             "CPUs take the plain form",
-            'x.device.type == "cpu" and',
-            'x.device.type == "cuda" and',
+            'is_eager(x) and x.device.type == "cpu"',
+            'is_eager(x) and x.device.type == "cuda"',
             PICKED,
         ),
         (
             "fake tensors count as tensors",
-            "type(x) in _PLAIN_TENSORS",
-            "isinstance(x, _PLAIN_TENSORS)",
+            "type(x) not in _PLAIN_TENSORS",
+            "not isinstance(x, _PLAIN_TENSORS)",
             CALLS,
         ),
         (
@@ -161,7 +161,13 @@ OPERATORS = {
         ),
     ],
     "ops/depthwise/naive.py": [
-        ("the residual is left out", "x + y if residual else y", "y", FORMS),
+        ("the residual is left out", "if not residual:", "if True:", FORMS),
+        (
+            "autocast rounds the sum",
+            "return y.add_(x) if y.dtype == x.dtype else x + y",
+            "return y.add_(x)",
+            ROUNDING,
+        ),
     ],
     "ops/recompute.py": [
         (
@@ -233,9 +239,15 @@ OPERATORS = {
             "test_definitions.py::test_frequencies_include_both_ends",
         ),
         (
-            "positions begin at 1",
-            "torch.arange(length, ",
-            "torch.arange(1, length + 1, ",
+            "rows begin at 1",
+            "torch.arange(hw[0], ",
+            "torch.arange(1, hw[0] + 1, ",
+            ROTATION,
+        ),
+        (
+            "columns begin at 1",
+            "torch.arange(hw[1], ",
+            "torch.arange(1, hw[1] + 1, ",
             ROTATION,
         ),
         (
@@ -252,8 +264,10 @@ OPERATORS = {
         ),
         (
             "rows and columns are exchanged in the plain form",
-            "torch.cat((rows, cols), dim=-1)",
-            "torch.cat((cols, rows), dim=-1)",
+            "    first = _rotate_pairs(first, rows[:, None])\n"
+            "    return torch.cat((first, _rotate_pairs(second, cols))",
+            "    first = _rotate_pairs(first, cols)\n"
+            "    return torch.cat((first, _rotate_pairs(second, rows[:, None]))",
             ROTATION,
         ),
         (
@@ -275,22 +289,34 @@ OPERATORS = {
             ROWS,
         ),
         (
-            "wide grids lack positions",
-            "length = max(hw[0], hw[1])",
-            "length = hw[0]",
+            "wide grids lack columns",
+            "cols = torch.arange(hw[1], ",
+            "cols = torch.arange(hw[0], ",
             FORMS,
         ),
         (
-            "tall grids lack positions",
-            "length = max(hw[0], hw[1])",
-            "length = hw[1]",
+            "tall grids lack rows",
+            "rows = torch.arange(hw[0], ",
+            "rows = torch.arange(hw[1], ",
             ROTATED,
         ),
         (
             "gradients turn the same way",
-            "grad, rows.conj(), cols.conj()",
-            "grad, rows, cols",
+            "t.conj() if t.is_complex() else -t",
+            "t if t.is_complex() else -t",
             FORMS,
+        ),
+        (
+            "gradients turn the same way on other devices",
+            "t.conj() if t.is_complex() else -t",
+            "t.conj() if t.is_complex() else t",
+            "test_forms.py::test_rotation_by_real_tables",
+        ),
+        (
+            "other devices keep what the plain form keeps",
+            "    if is_eager(x):\n        return _Rotation",
+            "    if is_eager_on_cpu(x):\n        return _Rotation",
+            PICKED,
         ),
         (
             "the input is rotated",
@@ -306,8 +332,8 @@ OPERATORS = {
         ),
         (
             "tables of inference mode are kept for training",
-            "        table = rotary_table(x, hw)\n",
-            "        table = vars(rotate).setdefault(hw, rotary_table(x, hw))\n",
+            "        tables = rotary_tables(x, hw)\n",
+            "        tables = vars(rotate).setdefault(hw, rotary_tables(x, hw))\n",
             "test_forms.py::test_tables_from_inference_mode_serve_training",
         ),
     ],

@@ -44,15 +44,21 @@ WEIGHTS = {
         ),
         (
             "no warning of other attention",
-            "    warn_attn_types(attn_types or RELEASED_ATTN_TYPES, model.attn_types)",
+            "    warn_attn_types(saved, model.attn_types)",
             "    pass",
             "test_checkpoint.py::test_attention_of_the_file",
         ),
         (
             "files that do not say are not of the released attention",
-            "attn_types or RELEASED_ATTN_TYPES, model",
-            "attn_types or model.attn_types, model",
+            'metadata.get("attn_types") or RELEASED_ATTN_TYPES',
+            'metadata.get("attn_types") or model.attn_types',
             "test_checkpoint.py::test_attention_of_the_file",
+        ),
+        (
+            "folds of version 0.1 load",
+            '    model.check_folds(state_dict, "", metadata)\n',
+            "",
+            "test_fold.py::test_folds_of_version_0_1_are_refused",
         ),
         (
             "stages that are not built are foreign",

@@ -4,12 +4,13 @@ import io
 
 import pytest
 import torch
-from operators import CALLS, gradients
+from operators import CALLS, HW, gradients
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 from ravlt.ops import plain_forms
+from ravlt.ops.rotary import rotary_tables, rotate
 
 operators = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
@@ -115,6 +116,19 @@ def test_devices_without_autocast(monkeypatch):
     expected = call.run(*call.inputs())
     monkeypatch.setattr(torch, "autocast", refuse)
     equal(call.run(*call.inputs()), expected, rtol=0, atol=0)
+
+
+def test_rotation_by_real_tables():
+    """The form of devices other than CPUs."""
+    call = CALLS["rotate"]
+    (x,) = call.inputs()
+    expected = call.run(x)
+    with plain_forms():
+        tables = rotary_tables(x, HW)
+    assert not tables[0].is_complex()
+    got = rotate(x, HW, tables)
+    equal(got, expected)
+    equal(gradients(got, [x]), gradients(expected, [x]))
 
 
 def test_tables_from_inference_mode_serve_training():
