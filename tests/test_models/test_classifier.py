@@ -1,6 +1,8 @@
 """The classifiers through timm's interface: sizes, outputs, features, weight files."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import timm
@@ -14,6 +16,7 @@ from torch import nn
 
 import ravlt
 from ravlt.errors import RAVLTError
+from ravlt.inference.tiled import tile_side
 from ravlt.models import RAVLTClassifier
 
 # Number of parameters and of tensors in the released checkpoints.
@@ -392,15 +395,23 @@ def test_batches_do_not_mix_in_inference():
     assert error(together, alone) < 1e-5
 
 
-def test_tiles_stop_early():
+def test_tiles_stop_early(monkeypatch):
     """The further stages do not run, and results are the same."""
     model, ran = randomize(small(tile=3), mild=True).eval(), set()
+
+    def spy(stage: int, forward: Callable, x: torch.Tensor) -> torch.Tensor:
+        ran.add(stage)
+        return forward(x)
+
+    # A hook would rule out tiles.
     for i, stage in enumerate(model.layers):
-        stage.blocks[0].pos.register_forward_hook(lambda *_, i=i: ran.add(i))
+        pos = stage.blocks[0].pos
+        monkeypatch.setattr(pos, "forward", partial(spy, i, pos.forward))
     x = images(2, 3, 64, 96)
     expected = model.forward_intermediates(x, [0, 1], intermediates_only=True)
     ran.clear()
     with torch.no_grad():
+        assert tile_side(model, x) == 3
         last, taken = model.forward_intermediates(x, [0, 1], stop_early=True)
     assert ran == {0, 1}
     for got, wanted in zip((*taken, last), (*expected, expected[1]), strict=True):

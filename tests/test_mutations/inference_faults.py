@@ -271,10 +271,10 @@ INFERENCE = {
             ADAPTERS,
         ),
         (
-            "a residual kernel takes a scale",
+            "a residual kernel is to take a scale",
             "_fold_scale(block.gamma_1, block.attn.proj)",
             "_fold_scale(block.gamma_1, block.pos)",
-            FOLDS,
+            "test_fold.py::test_what_is_left_alone",
         ),
         (
             "layer norms are folded in half precision",
