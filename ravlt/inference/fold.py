@@ -14,7 +14,7 @@ from ravlt.models.attention import (
     VicinityAttention,
 )
 from ravlt.models.classifier import RAVLTClassifier
-from ravlt.models.layers import PointwiseConv, batch_norm_affine
+from ravlt.models.layers import ChannelLayerNorm, PointwiseConv, batch_norm_affine
 from ravlt.models.ravlt import Block, ConvFFN, GatedAttention, RAVLTEncoder
 from ravlt.ops.precision import at_least_float32
 
@@ -89,16 +89,16 @@ def fold(encoder: RAVLTEncoder) -> RAVLTEncoder:
 def _fold_block(block: Block) -> None:
     if type(block) is not Block:  # its forward pass may use them otherwise
         return
-    fold_attention(block.norm1.norm, block.attn)
+    fold_attention(block.norm1, block.attn)
     if type(block.attn) in _END_WITH_PROJ:
         _fold_scale(block.gamma_1, block.attn.proj)
     if type(block.ffn) is ConvFFN:
-        _fold_layer_norm(block.norm2.norm, block.ffn.fc1)
+        _fold_layer_norm(block.norm2, block.ffn.fc1)
         _fold_scale(block.gamma_2, block.ffn.fc2)
 
 
 @torch.no_grad()
-def fold_attention(norm: nn.LayerNorm, attn: nn.Module) -> None:
+def fold_attention(norm: nn.Module, attn: nn.Module) -> None:
     """Fold the norm before an attention layer, and what the layer itself can fold."""
     # A core that reads the layer's input needs scale and shift where they are.
     if type(attn) is GatedAttention and not attn.core.needs_input:
@@ -108,14 +108,15 @@ def fold_attention(norm: nn.LayerNorm, attn: nn.Module) -> None:
             part.switch_to_deploy()
 
 
-def _fold_layer_norm(norm: nn.LayerNorm, conv: nn.Module) -> None:
+def _fold_layer_norm(layer: nn.Module, conv: nn.Module) -> None:
     """Fold scale s and shift t of a norm into the product after it, W (s x + t) + b.
 
     They stay as ones and zeros: without them PyTorch takes a slower kernel on CPUs. A
-    layer of another type, such as an adapter around the product, is left alone.
+    norm or product of another type, such as an adapter, is left alone.
     """
-    if type(conv) is not PointwiseConv:
+    if type(layer) is not ChannelLayerNorm or type(conv) is not PointwiseConv:
         return
+    norm = layer.norm
     weight = at_least_float32(conv.weight).flatten(1)
     conv.bias.copy_(conv.bias + weight @ at_least_float32(norm.bias))
     conv.weight.copy_((weight * norm.weight).view_as(conv.weight))

@@ -136,7 +136,7 @@ def _takes_apart_safely(encoder: RAVLTEncoder) -> bool:
     parts = [(encoder.patch_embed, Stem)]
     for stage in encoder.layers:
         parts += [(stage, Stage), *((block, Block) for block in stage.blocks)]
-    if any(type(part) is not cls for part, cls in parts):
+    if any(type(part) is not cls or "forward" in vars(part) for part, cls in parts):
         return False
     return not any(
         module.training

@@ -219,8 +219,10 @@ class Block(nn.Module):
 
         Drop path acts on each sample's C layer scales in place of its H W C values.
         """
-        gamma = gamma.view(1, 1, 1, -1).expand(x.shape[0], 1, 1, -1)
-        return torch.addcmul(x, self.drop_path(gamma), branch)
+        gamma = gamma.view(1, 1, 1, -1)
+        if self.training:
+            gamma = self.drop_path(gamma.expand(x.shape[0], 1, 1, -1))
+        return torch.addcmul(x, gamma, branch)
 
 
 class Stage(nn.Module):

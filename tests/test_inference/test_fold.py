@@ -154,12 +154,17 @@ def test_derived_classes_fold_exactly(case):
         assert max(map(error, model.switch_to_deploy()(x), expected)) < 1e-11
 
 
-@pytest.mark.parametrize("part", ["attn", "ffn"])
+@pytest.mark.parametrize("part", ["attn", "ffn", "norm1", "norm2", "weight_norm"])
 def test_other_layers_of_a_block_are_left_alone(part):
     model = randomize(build(tile=7).double()).eval()
     for stage in model.layers:
-        dim = stage.blocks[0].pos.in_channels
-        setattr(stage.blocks[0], part, nn.Linear(dim, dim).double())
+        block, dim = stage.blocks[0], stage.blocks[0].pos.in_channels
+        if part == "weight_norm":
+            nn.utils.parametrizations.weight_norm(block.attn.qkvo)
+        else:
+            cls = nn.LayerNorm if part.startswith("norm") else nn.Linear
+            args = (dim,) if cls is nn.LayerNorm else (dim, dim)
+            setattr(block, part, cls(*args).double())
     x = images(1, 3, 45, 70).double()
     expected = [out.detach() for out in model(x)]
     with torch.no_grad():

@@ -179,7 +179,7 @@ def test_the_layer_hands_over_what_its_projections_get(name):
     with torch.no_grad():
         layer(norm(x))
         list(gated_attention_tiles(layer, norm, x, Workspace(4)))
-        fold_attention(norm.norm, layer)
+        fold_attention(norm, layer)
         list(gated_attention_tiles(layer, norm, x, Workspace(4)))
         assert len(given) == 3
         for got in given:

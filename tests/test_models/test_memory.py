@@ -64,6 +64,18 @@ def test_no_stage_makes_a_square_of_its_tokens(attn_types, case):
         assert seen.numel < squared / 7, seen.shape
 
 
+def test_operations_are_counted_without_gradients():
+    """The counter looks for the gradient functions of what modules receive."""
+    model, x = build().eval(), images(2, 3, 64, 96)
+    counts = []
+    for grad in (True, False):
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(grad):
+            model(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
 @settings
 def test_the_largest_tensor_of_the_network_grows_linearly(attn_types):
     model = build(attn_types=attn_types)

@@ -10,6 +10,7 @@ from backbones import build, error, images, randomize
 from core_twins import TWINS, copied_in_space, products, rms, short_long
 from torch import Tensor
 
+from ravlt.errors import RAVLTError
 from ravlt.inference.fold import fold_attention
 from ravlt.models.attention import CORES
 from ravlt.models.layers import ChannelLayerNorm
@@ -204,7 +205,7 @@ def test_folds_change_nothing(name):
     norm, x = randomize(ChannelLayerNorm(C)), images(2, 9, 10, C)
     with torch.no_grad():
         expected = layer(norm(x))
-        fold_attention(norm.norm, layer)
+        fold_attention(norm, layer)
         assert error(layer(norm(x)), expected) < 1e-5
 
 
@@ -223,6 +224,15 @@ def test_in_a_network(name):
     for a, b in zip(after, before, strict=True):
         assert error(a, b) < 1e-4
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+
+
+def test_a_mechanism_registered_from_outside(monkeypatch):
+    monkeypatch.setitem(CORES, "mine", type("Mine", (CORES["linear"],), {}))
+    for profile in ("gated", "paper"):
+        layer = build_attention(dict(type="mine", profile=profile), C, HEADS)
+        assert type(layer.core) is CORES["mine"]
+        with pytest.raises(RAVLTError, match="names the unknown attention 'yours'"):
+            build_attention(dict(type="yours", profile=profile), C, HEADS)
 
 
 def test_the_paper_layer_of_rala_is_the_gated_one():

@@ -43,7 +43,7 @@ _PAPER_LAYERS = {
     "gla": GLAAttention,
     "chela": CHELAAttention,
 }
-_PAPER_CORES = CORES | {"gla": NarrowGLACore, "chela": NormCore}
+_PAPER_CORES = {"gla": NarrowGLACore, "chela": NormCore}
 _PAPER_OPTIONS = {"softmax": dict(rope=False), "fixation": dict(shift=True)}
 
 __all__ = [
@@ -106,7 +106,8 @@ def build_paper_attention(
     name, options = _split(core)
     width = dim // 2 if name == "vicinity" else dim
     options = {**_PAPER_OPTIONS.get(name, {}), **options}
-    mechanism = _construct(_PAPER_CORES[name], (width, num_heads), options, norm_cfg)
+    cls = _PAPER_CORES.get(name, CORES[name])
+    mechanism = _construct(cls, (width, num_heads), options, norm_cfg)
     layer = _PAPER_LAYERS.get(name, PlainAttention)
     return _construct(layer, (dim, num_heads, mechanism), {}, norm_cfg)
 
