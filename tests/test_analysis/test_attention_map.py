@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from core_cases import build_shaken, draw, draw_input
 from PIL import Image
-from test_memory import largest
 
+from helpers.core_cases import build_shaken, draw, draw_input
+from helpers.largest_tensor import largest
 from ravlt.analysis.attention_map import (
     attention_row,
     by_heads,

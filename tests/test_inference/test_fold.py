@@ -5,16 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from backbones import build, error, images, randomize
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
-from reference import ReferenceRAVLT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ravlt
+from helpers.backbones import build, error, images, randomize
+from helpers.reference_ravlt import ReferenceRAVLT
 from ravlt.engine.hooks import HOOKS
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import DeployHook

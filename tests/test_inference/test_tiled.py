@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 import torch
-from backbones import build, error, images, randomize
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from helpers.backbones import build, error, images, randomize
 from ravlt.inference.tiled import (
     Workspace,
     gated_attention_tiles,

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import timm
 import torch
-from backbones import error, images, randomize
 from mmcv.ops import RoIAlign
 from mmengine.registry import MODELS, DefaultScope
 from timm.optim import create_optimizer_v2
@@ -15,6 +14,7 @@ from timm.optim._param_groups import param_groups_layer_decay, param_groups_weig
 from torch import nn
 
 import ravlt
+from helpers.backbones import error, images, randomize
 from ravlt.errors import RAVLTError
 from ravlt.inference.tiled import tile_side
 from ravlt.models import RAVLTClassifier

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from backbones import build, error, images
 from torch._dynamo.testing import CompileCounter
+
+from helpers.backbones import build, error, images
 
 pytestmark = pytest.mark.integration
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from core_cases import HEAD_DIM, HEADS, build_shaken, draw
-from core_twins import phi, turn
 from torch import Tensor
 
+from helpers.core_cases import HEAD_DIM, HEADS, build_shaken, draw
+from helpers.core_twins import phi, turn
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES, LinearCore, RALACore, build_core
 from ravlt.ops.elu1 import elu1

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from core_cases import GRIDS, HEAD_DIM, HEADS, build_shaken, draw, draw_input, gain_of
-from core_twins import TWINS
 
+from helpers.core_cases import (
+    GRIDS,
+    HEAD_DIM,
+    HEADS,
+    build_shaken,
+    draw,
+    draw_input,
+    gain_of,
+)
+from helpers.core_twins import TWINS
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES, build_core
 

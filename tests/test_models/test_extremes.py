@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from backbones import build, images
 from torch import Tensor, nn
 
+from helpers.backbones import build, images
 from ravlt.models.attention import CORES
 
 

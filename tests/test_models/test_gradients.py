@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from backbones import build, images, randomize
-from reference import ReferenceRAVLT
 
+from helpers.backbones import build, images, randomize
+from helpers.reference_ravlt import ReferenceRAVLT
 from ravlt.models.ravlt import ConvFFN
 
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from backbones import build, error, images, randomize
-from core_cases import HEAD_DIM, HEADS, build_shaken, draw, draw_input
-from core_twins import directions, gates, rms, short_long
 from torch import Tensor, nn
 
+from helpers.backbones import build, error, images, randomize
+from helpers.core_cases import HEAD_DIM, HEADS, build_shaken, draw, draw_input
+from helpers.core_twins import directions, gates, rms, short_long
 from ravlt.inference.fold import fold_attention
 from ravlt.inference.tiled import Workspace, gated_attention_tiles
 from ravlt.models import GatedAttention

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from backbones import build, images
-from reference import ReferenceRAVLT
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.backbones import build, images
+from helpers.largest_tensor import largest
+from helpers.reference_ravlt import ReferenceRAVLT
 from ravlt.analysis.timing import saved_bytes
 from ravlt.inference.tiled import Workspace, forward_stage_tiled
 from ravlt.models.attention import CORES, build_core
@@ -19,30 +18,6 @@ SETTINGS = {name: name for name in CORES} | {
     "default": ("rala", "rala", "softmax", "softmax")
 }
 settings = pytest.mark.parametrize("attn_types", SETTINGS.values(), ids=SETTINGS)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the largest number of elements in the result of any operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel, self.shape = 0, ()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.numel() > self.numel:
-                self.numel, self.shape = leaf.numel(), tuple(leaf.shape)
-        return out
-
-
-def largest(function, *args, backward: bool) -> LargestTensor:
-    with LargestTensor() as seen, torch.set_grad_enabled(backward):
-        outs = function(*args)
-        if backward:
-            outs = outs if isinstance(outs, tuple) else (outs,)
-            sum(out.square().sum() for out in outs).backward()
-    return seen
 
 
 @pytest.mark.parametrize("case", ["train", "with_cp", "eval", "tiles"])

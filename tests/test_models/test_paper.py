@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from backbones import build, error, images, randomize
-from core_twins import TWINS, copied_in_space, products, rms, short_long
 from torch import Tensor
 
+from helpers.backbones import build, error, images, randomize
+from helpers.core_twins import TWINS, copied_in_space, products, rms, short_long
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import fold_attention
 from ravlt.models.attention import CORES

@@ -6,11 +6,11 @@ import pickle
 
 import pytest
 import torch
-from backbones import build, images
 from mmengine.config import ConfigDict
 from torch import nn
 
 import ravlt
+from helpers.backbones import build, images
 from ravlt.errors import RAVLTError
 from ravlt.models.archs import ARCHS, resolve_arch
 from ravlt.models.attention import CORES

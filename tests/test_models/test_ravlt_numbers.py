@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from backbones import build, images, randomize
 from torch import nn
 
 import ravlt
+from helpers.backbones import build, images, randomize
 
 
 def twin_forward(model: ravlt.RAVLT, x: torch.Tensor) -> list[torch.Tensor]:

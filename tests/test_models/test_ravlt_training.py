@@ -6,10 +6,10 @@ import importlib
 import pytest
 import torch
 import torch.distributed as dist
-from backbones import build, images
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from helpers.backbones import build, images
 from ravlt.models.archs import ARCHS
 from ravlt.models.ravlt import Block
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from core_cases import GRIDS, build_shaken, draw
-from core_twins import TWINS, copied_in_space
 
+from helpers.core_cases import GRIDS, build_shaken, draw
+from helpers.core_twins import TWINS, copied_in_space
 from ravlt.models.attention.shift import spatial_shift
 
 grids = pytest.mark.parametrize("hw", GRIDS, ids=lambda hw: f"{hw[0]}x{hw[1]}")

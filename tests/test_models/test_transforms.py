@@ -10,7 +10,6 @@ import io
 import pytest
 import timm
 import torch
-from backbones import build, error, images, randomize
 from timm.layers import get_notrace_functions, get_notrace_modules, set_scriptable
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -19,6 +18,7 @@ from torchvision.models.feature_extraction import (
     get_graph_node_names,
 )
 
+from helpers.backbones import build, error, images, randomize
 from ravlt.models import RAVLTClassifier
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from backbones import images
 from torch import Tensor
 
+from helpers.backbones import images
 from ravlt.ops.depthwise import depthwise_conv
 from ravlt.ops.elu1 import elu1
 from ravlt.ops.layout import channels_first

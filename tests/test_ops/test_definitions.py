@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from backbones import images
-from core_twins import TWINS
 from operators import CALLS, HW
 
+from helpers.backbones import images
+from helpers.core_twins import TWINS
 from ravlt import ops
 from ravlt.models.attention import build_core
 from ravlt.ops.depthwise import depthwise_conv

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from core_cases import HEAD_DIM, HEADS, draw
-from core_twins import TWINS, copied_in_space
 from torch import Tensor
 
 from clip_attention import ClipAttention, temporal_shift
+from helpers.core_cases import HEAD_DIM, HEADS, draw
+from helpers.core_twins import TWINS, copied_in_space
 from helpers.tool_runs import ROOT, run_readme_example
 from ravlt.errors import RAVLTError
 

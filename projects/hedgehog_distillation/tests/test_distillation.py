@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from core_cases import HEAD_DIM, HEADS, build_shaken, draw
-from core_twins import dense_hedgehog
 
 from distill import compare, rank_correlation, run_experiment
 from distillation import distillation_loss
+from helpers.core_cases import HEAD_DIM, HEADS, build_shaken, draw
+from helpers.core_twins import dense_hedgehog
 from helpers.tool_runs import ROOT, Run, run_readme_example
 from ravlt.models.attention.hedgehog import NORMALISATIONS, HedgehogCore
 
