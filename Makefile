@@ -1,9 +1,13 @@
 # Two commands do everything: `make quickstart` and `make test`. Both set up what they need.
-# STACK=openmmlab (default) or STACK=onedl, the maintained forks. PYTHON picks the interpreter.
+# PYTHON picks the interpreter. STACK=openmmlab (default), or onedl, the maintained forks.
+# OPS=torchvision (default) takes mmcv's operators from packages/mmops; OPS=compiled
+# compiles mmcv. The forks have compiled operators only.
 PYTHON ?= python3
 STACK  ?= openmmlab
-VENV   := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
+OPS    ?= $(if $(filter onedl,$(STACK)),compiled,torchvision)
+VENV   := .venv$(if $(filter onedl,$(STACK)),-onedl,$(if $(filter compiled,$(OPS)),-compiled))
 READY  := $(VENV)/.ready
+MMOPS  := packages/mmops/pyproject.toml $(shell find packages/mmops/src -name "*.py")
 
 .PHONY: env quickstart test test-fast test-slow coverage mutations lint audit benchmark zoo
 .DEFAULT_GOAL := help
@@ -17,14 +21,14 @@ help:
 	@echo "make mutations    deliberate faults, each of which a test has to find"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
-	@echo "make env          set up only; STACK=onedl for the maintained forks"
+	@echo "make env          set up .venv only (2 min and the download of torch); OPS=compiled, STACK=onedl"
 	@echo "make lint         style checks"
 	@echo "make audit        installed packages beside known vulnerabilities (needs a network)"
 
 env: $(READY)
 
-$(READY): constraints.txt setup.cfg tools/setup_env.sh
-	PYTHON="$(PYTHON)" bash tools/setup_env.sh "$(STACK)" "$(VENV)"
+$(READY): $(wildcard constraints/*.txt) setup.cfg tools/setup_env.sh $(MMOPS)
+	PYTHON="$(PYTHON)" bash tools/setup_env.sh "$(STACK)" "$(OPS)" "$(VENV)"
 	@touch $@
 
 quickstart: env

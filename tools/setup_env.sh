@@ -1,57 +1,90 @@
 #!/usr/bin/env bash
-# Builds one stack into a virtual environment: setup_env.sh {openmmlab|onedl} VENV
-# mmcv has no wheel on PyPI, so it is compiled once and its wheel kept in a cache of our own:
-# pip's cache does not know torch, and an mmcv built against another torch fails at run time.
+# Build a virtual environment: setup_env.sh {openmmlab|onedl} {torchvision|compiled} VENV
 set -euo pipefail
-stack=$1 venv=$2
+stack=$1 ops=$2 venv=$3
 python=${PYTHON:-python3}
-here=$(cd "$(dirname "$0")/.." && pwd)
-cd "$here"
+cd "$(dirname "$0")/.."
 
 fail() { echo "setup: $*" >&2; exit 1; }
-pinned() { sed -n "s/^$1==\([^; ]*\).*/\1/p" constraints.txt | head -n 1; }
 
-case $stack in
-  openmmlab) mmcv=mmcv ;;
-  onedl) mmcv=onedl-mmcv ;;
+case $stack:$ops in
+  openmmlab:torchvision) mmcv=mmcv-lite ;;
+  openmmlab:compiled) mmcv=mmcv ;;
+  onedl:compiled) mmcv=onedl-mmcv ;;
+  onedl:*) fail "STACK=onedl has compiled operators only; add OPS=compiled or leave OPS out." ;;
+  openmmlab:*) fail "OPS=$ops is unknown; use OPS=torchvision or OPS=compiled." ;;
   *) fail "STACK=$stack is unknown; use STACK=openmmlab or STACK=onedl." ;;
 esac
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
-  || fail "$("$python" --version) is not supported; name a Python 3.10 to 3.12, e.g. make env PYTHON=python3.11."
-"$python" -c 'import ensurepip, os, sysconfig
-assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null \
-  || fail "this Python lacks venv or its C headers; run: sudo apt-get install python3-venv python3-dev"
-command -v g++ >/dev/null || fail "no C++ compiler; run: sudo apt-get install g++"
+constraints=$PWD/constraints/$ops.txt
+pinned() { sed -n "s/^$1==\([^; ]*\).*/\1/p" "$constraints" constraints/common.txt | head -n 1; }
 
-echo "setup: $stack into $venv (torch and its CUDA libraries take about 5 GB)"
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+  || fail "$("$python" --version) is not supported; name a Python 3.10 to 3.13, e.g. make env PYTHON=python3.12."
+"$python" -c 'import ensurepip' 2>/dev/null \
+  || fail "this Python lacks venv; run: sudo apt-get install python3-venv"
+if [ "$ops" = compiled ]; then
+  "$python" -c 'import os, sysconfig
+assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null \
+    || fail "this Python lacks its C headers; run: sudo apt-get install python3-dev"
+  command -v g++ >/dev/null || fail "no C++ compiler; run: sudo apt-get install g++, or leave out OPS=compiled."
+fi
+
+echo "setup: $stack with operators by $ops into $venv (torch and its CUDA libraries take about 5 GB)"
 "$python" -m venv "$venv"
-pip() { "$here/$venv/bin/python" -m pip --disable-pip-version-check "$@" -c constraints.txt; }
+venv_python=$PWD/$venv/bin/python
+pip() { "$venv_python" -m pip --disable-pip-version-check "$@" -c "$constraints"; }
+# mmcv and mmcv-lite own the same files, so an environment built with the other one starts anew.
+for other in mmcv mmcv-lite; do
+  if [ "$other" != "$mmcv" ] && "$venv_python" -m pip -q show "$other" >/dev/null 2>&1; then
+    "$venv_python" -m pip uninstall -q -y "$other" "$mmcv" ravlt-mmops
+  fi
+done
 pip install -q "pip==$(pinned pip)"
-pip install -q setuptools wheel ninja
+pip install -q setuptools wheel
 pip install -q torch torchvision numpy
 
-py=$("$venv/bin/python" -c 'import platform; print(platform.python_version())')
-key="py$py-torch$(pinned torch)-$mmcv$(pinned "$mmcv")"
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/ravlt/$key"
-if ! ls "$cache"/*.whl >/dev/null 2>&1; then
-  echo "setup: compiling $mmcv with its ops, about 5 min on 2 cores (kept in $cache)"
-  fresh=$(mktemp -d)
-  trap 'rm -rf "$fresh"' EXIT
-  log=$fresh/build.log
-  # -g0: debug information doubles the build time.
-  MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) CFLAGS=-g0 pip wheel -q --no-deps --no-cache-dir --no-build-isolation \
-    --no-binary "$mmcv" --wheel-dir "$fresh" "$mmcv==$(pinned "$mmcv")" >"$log" 2>&1 \
-    || { tail -n 40 "$log" >&2; fail "$mmcv did not compile; the compiler's words are above."; }
-  mkdir -p "$cache"
-  mv "$fresh"/*.whl "$cache"/
-fi
-pip install -q --no-index --no-deps "$cache"/*.whl
+# Write the path of a compiled wheel into the variable `wheel`; compile it if the cache has none.
+compile_mmcv() {
+  pip install -q ninja
+  local key cache fresh
+  # A wheel that was built where no GPU is visible has no CUDA operators: the key tells them apart.
+  key=$("$venv_python" -c '
+import os, platform, torch
+cuda = torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"
+accelerator = f"cuda{torch.version.cuda}" if cuda else "cpu"
+print(f"py{platform.python_version()}-torch{torch.__version__}-{accelerator}")')-$mmcv$(pinned "$mmcv")
+  case $key in *-cuda*)
+    command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] \
+      || fail "CUDA operators need nvcc; install the CUDA toolkit, or leave out OPS=compiled." ;;
+  esac
+  cache="${XDG_CACHE_HOME:-$HOME/.cache}/ravlt/$key"
+  if ! ls "$cache"/*.whl >/dev/null 2>&1; then
+    echo "setup: compiling $mmcv with its operators, 5 to 20 min on 2 cores (kept in $cache)"
+    fresh=$(mktemp -d)
+    # -g0: debug information doubles the build time.
+    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) CFLAGS=-g0 pip wheel -q --no-deps --no-cache-dir --no-build-isolation \
+      --no-binary "$mmcv" --wheel-dir "$fresh" "$mmcv==$(pinned "$mmcv")" >"$fresh/build.log" 2>&1 \
+      || { tail -n 40 "$fresh/build.log" >&2; fail "$mmcv did not compile; the compiler's output is above."; }
+    mkdir -p "$cache"
+    mv "$fresh"/*.whl "$cache"/
+    rm -rf "$fresh"
+  fi
+  wheel=$(ls "$cache"/*.whl)
+}
+
 # Building in this environment, not an isolated one, keeps to the pinned setuptools.
+if [ "$ops" = compiled ]; then
+  compile_mmcv
+  pip install -q --no-index --no-deps "$wheel"
+else
+  pip install -q --no-build-isolation --force-reinstall --no-deps ./packages/mmops
+  pip install -q mmcv-lite
+fi
 pip install -q --no-build-isolation -e ".[$stack,test,dev]"
 
-# opencv-python needs libGL, which servers often lack; the headless twin does not.
-if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
-  "$venv/bin/python" -m pip uninstall -q -y opencv-python
+# opencv-python needs libGL, which servers often lack; the headless build does not.
+if ! "$venv_python" -c 'import cv2' 2>/dev/null; then
+  "$venv_python" -m pip uninstall -q -y opencv-python
   pip install -q --force-reinstall --no-deps opencv-python-headless
 fi
-"$venv/bin/python" -m ravlt.env
+"$venv_python" -m ravlt.env
