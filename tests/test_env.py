@@ -1,28 +1,36 @@
-"""Every known mismatch between the packages has a line that says how to mend it."""
+"""Every known mismatch between packages has a line with the command that fixes it."""
 
+import re
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import mmcv.ops
 import pytest
 import torch
 
 from helpers.tool_runs import ENV, ROOT, SEG
-from ravlt import env
+from ravlt.env import cuda, operators, problems, versions
+from ravlt.env import report as report_module
 
 SOUND = {
     "mmengine": ("mmengine", "0.10.7"),
-    "mmcv": ("mmcv", "2.1.0"),
+    "mmcv": ("mmcv-lite", "2.1.0"),
     "mmdet": ("mmdet", "3.3.0"),
     "mmseg": ("mmsegmentation", "1.2.2"),
 }
+COMPILED = SOUND | {"mmcv": ("mmcv", "2.1.0")}
 FORKS = {
     "mmengine": ("onedl-mmengine", "0.10.9"),
     "mmcv": ("onedl-mmcv", "2.3.2"),
     "mmdet": ("onedl-mmdetection", "3.5.0"),
     "mmseg": ("onedl-mmsegmentation", "1.3.0"),
 }
+LITE = (
+    "pip install mmcv-lite==2.1.0 and, in a checkout of ravlt, pip install "
+    "./packages/mmops"
+)
 REBUILD = (
     "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir "
     "--no-build-isolation --no-binary :all:"
@@ -30,115 +38,280 @@ REBUILD = (
 
 
 @pytest.fixture
-def problems(monkeypatch):
+def find(monkeypatch):
     """Problems of a made-up environment."""
 
-    def problems(found=SOUND, error=None, absent=()) -> list[str]:
-        monkeypatch.setattr(env, "find_versions", lambda: found)
-        monkeypatch.setattr(env, "ops_error", lambda: error)
+    def find(found=SOUND, error=None, absent=(), also=()) -> list[str]:
+        installed = {distribution for distribution, _ in found.values()} | set(also)
+        monkeypatch.setattr(problems, "find_versions", lambda: found)
+        monkeypatch.setattr(problems, "is_installed", installed.__contains__)
+        monkeypatch.setattr(problems, "import_error", lambda: error)
 
         def find_spec(name: str) -> ModuleSpec | None:
             return None if name in absent else ModuleSpec(name, None)
 
-        monkeypatch.setattr(env.importlib.util, "find_spec", find_spec)
-        return env.find_problems()
+        monkeypatch.setattr(problems.importlib.util, "find_spec", find_spec)
+        return problems.find_problems()
 
-    return problems
-
-
-@pytest.mark.parametrize("found", [SOUND, FORKS], ids=["openmmlab", "onedl"])
-def test_sound_environments(problems, found):
-    assert problems(found) == []
+    return find
 
 
-def test_absent_hosts(problems):
+@pytest.mark.parametrize("found", [SOUND, COMPILED, FORKS])
+def test_sound_environments(find, found):
+    assert find(found) == []
+
+
+def test_absent_hosts(find):
     found = {name: SOUND[name] for name in ("mmengine", "mmcv")}
     # One line is enough: without them nothing else can be judged.
-    assert problems(found, ImportError("x"), ["ftfy"]) == [
-        "mmdet, mmseg not installed: run pip install 'ravlt[openmmlab]' or make env."
+    assert find(found, ImportError("x"), ["ftfy"]) == [
+        "mmdet, mmseg not installed: run make env, or pip install 'ravlt[openmmlab]'."
     ]
 
 
+def test_absent_mmcv(find):
+    """The extra does not bring it: it would overwrite a compiled one."""
+    found = {name: SOUND[name] for name in ("mmengine", "mmdet", "mmseg")}
+    assert find(found, ImportError("x")) == [f"mmcv not installed: run {LITE}."]
+
+
+@pytest.mark.parametrize("distribution", ["mmcv", "mmcv-lite"])
 @pytest.mark.parametrize(
     ("version", "refused"),
     [("2.1.0", False), ("2.2.0", True), ("2.10.1", True), ("3.0.0rc1", True)],
 )
-def test_too_new_mmcv(problems, version, refused):
+def test_too_new_mmcv(find, distribution, version, refused):
     line = (
-        f"mmcv {version} is refused by mmdet and mmseg, which take only mmcv<2.2: run "
-        f"{REBUILD} 'mmcv==2.1.0'."
+        f"{distribution} {version} is refused by mmdet and mmseg, which take only "
+        f"mmcv<2.2: run pip uninstall {distribution}, then {LITE}."
     )
-    assert problems(SOUND | {"mmcv": ("mmcv", version)}) == [line] * refused
+    assert find(SOUND | {"mmcv": (distribution, version)}) == [line] * refused
 
 
-def test_too_new_mmcv_is_right_for_the_forks(problems):
-    assert problems(FORKS | {"mmcv": ("onedl-mmcv", "2.2.0")}) == []
+def test_too_new_mmcv_is_right_for_the_forks(find):
+    assert find(FORKS | {"mmcv": ("onedl-mmcv", "2.2.0")}) == []
 
 
-def test_mmcv_without_ops(problems):
+def test_two_mmcv(find):
+    assert find(COMPILED, also=["mmcv-lite"]) == [
+        f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall mmcv "
+        f"mmcv-lite, then {LITE}."
+    ]
+
+
+def test_mmcv_without_operators(find):
     error = ModuleNotFoundError("No module named 'mmcv._ext'")
-    assert problems(SOUND, error, ["mmcv._ext"]) == [
-        f"mmcv 2.1.0 has no compiled ops: run {REBUILD} mmcv==2.1.0."
+    assert find(SOUND, error, ["mmcv._ext"]) == [
+        "mmcv-lite 2.1.0 has no operators: run, in a checkout of ravlt, pip install "
+        "./packages/mmops."
     ]
-    assert problems(FORKS, error, ["mmcv._ext"]) == [
-        f"onedl-mmcv 2.3.2 has no compiled ops: run {REBUILD} onedl-mmcv==2.3.2."
+    assert find(COMPILED, error, ["mmcv._ext"]) == [
+        f"mmcv 2.1.0 has no operators: run pip uninstall mmcv, then {LITE}."
     ]
-
-
-def test_mmcv_lite(problems):
-    found = SOUND | {"mmcv": ("mmcv-lite", "2.1.0")}
-    assert problems(found, ImportError("x"), ["mmcv._ext"]) == [
-        f"mmcv-lite 2.1.0 has no compiled ops: pip uninstall mmcv-lite, then {REBUILD} "
-        f"mmcv==2.1.0."
+    assert find(FORKS, error, ["mmcv._ext"]) == [
+        f"onedl-mmcv 2.3.2 has no operators: run {REBUILD} onedl-mmcv."
     ]
 
 
-def test_ops_of_another_torch(problems):
+def test_operators_of_another_torch(find):
     error = ImportError("cannot load\n/x/_ext.so: undefined symbol: _ZN3c10")
-    assert problems(SOUND, error) == [
-        f"mmcv 2.1.0's ops do not load, most likely because they were built for "
-        f"another torch than {torch.__version__} (/x/_ext.so: undefined symbol: "
-        f"_ZN3c10): run {REBUILD} mmcv==2.1.0."
+    assert find(COMPILED, error) == [
+        f"mmcv 2.1.0's operators do not load, most likely because they were built "
+        f"for another torch than {torch.__version__} (/x/_ext.so: undefined symbol: "
+        f"_ZN3c10): run pip uninstall mmcv, then {LITE}."
     ]
+
+
+def test_torchvision_of_another_torch(find):
+    error = RuntimeError("operator torchvision::nms does not exist")
+    (line,) = find(SOUND, error)
+    assert line.endswith("run pip install --force-reinstall torch torchvision.")
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), RuntimeError("\n")])
-def test_ops_error_without_words(problems, error):
-    (line,) = problems(SOUND, error)
+def test_an_error_without_text(find, error):
+    (line,) = find(SOUND, error)
     assert "(RuntimeError)" in line
 
 
-def test_missing_requirements_of_mmseg(problems):
-    assert problems(absent=["ftfy", "regex"]) == [
+def test_missing_requirements_of_mmseg(find):
+    assert find(absent=["ftfy", "regex"]) == [
         "mmseg needs ftfy: run pip install ftfy.",
         "mmseg needs regex: run pip install regex.",
     ]
 
 
-def test_several_problems(problems):
+def test_several_problems(find):
     found = SOUND | {"mmcv": ("mmcv", "2.2.0")}
-    lines = problems(found, ImportError("x"), ["ftfy"])
+    lines = find(found, ImportError("x"), ["ftfy"])
     assert len(lines) == 3 and all("\n" not in line for line in lines)
 
 
+# --------------------------------------------------------------------------------- GPUs
+
+
+NVIDIA_SMI = """
+| NVIDIA-SMI 535.104.05    Driver Version: 535.104.05    CUDA Version: {cuda}     |
+"""
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """Put a driver beside a build of torch; the driver itself is a script."""
+
+    def gpu(driver_cuda: str | None, torch_cuda: str | None, available: bool) -> None:
+        if driver_cuda is not None:
+            script = tmp_path / "nvidia-smi"
+            text = NVIDIA_SMI.format(cuda=driver_cuda)
+            script.write_text(f"#!/bin/sh\ncat <<'END'{text}END\n")
+            script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+
+    return gpu
+
+
+def test_driver_too_old_for_torch(gpu):
+    gpu("12.2", "13.2", available=False)
+    assert cuda.find_driver() == ("535.104.05", "12.2")
+    assert cuda.cuda_problem() == (
+        f"torch {torch.__version__} was built for CUDA 13.2, but driver 535.104.05 "
+        f"runs CUDA up to 12.2: update the driver, or run pip install "
+        f"--force-reinstall torch torchvision --index-url "
+        f"https://download.pytorch.org/whl/cu126."
+    )
+
+
+def test_torch_without_cuda_beside_a_gpu(gpu):
+    gpu("13.0", None, available=False)
+    assert cuda.cuda_problem() == (
+        f"torch {torch.__version__} was built without CUDA: run pip install "
+        f"--force-reinstall torch torchvision --index-url "
+        f"https://download.pytorch.org/whl/cu130."
+    )
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "available"),
+    [
+        ("12.2", "12.8", False),  # CUDA 12 runs on every driver of CUDA 12
+        ("13.0", "12.8", False),  # hidden by CUDA_VISIBLE_DEVICES, for example
+        (None, "13.2", False),
+        ("12.2", "13.2", True),  # with NVIDIA's forward compatibility package
+    ],
+)
+def test_no_cuda_problem(gpu, driver, built, available):
+    gpu(driver, built, available)
+    assert cuda.cuda_problem() is None
+
+
+@pytest.mark.parametrize(
+    ("compiled_for", "distribution", "fix"),
+    [
+        ("not available", "mmcv", f"pip uninstall mmcv, then {LITE}"),
+        (
+            "not available",
+            "mmcv-lite",
+            "pip install --force-reinstall torch torchvision",
+        ),
+        ("13.0", "mmcv-lite", None),
+    ],
+)
+def test_operators_without_cuda_beside_a_gpu(
+    monkeypatch, compiled_for, distribution, fix
+):
+    """Such as a wheel that was built on a login node."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(mmcv.ops, "get_compiling_cuda_version", lambda: compiled_for)
+    found = {"mmcv": (distribution, "2.1.0")}
+    monkeypatch.setattr(problems, "find_versions", lambda: found)
+    monkeypatch.setattr(problems, "version_warnings", lambda: [])
+    line = (
+        f"The operators of {distribution} 2.1.0 have no CUDA kernels, so roi_align "
+        f"and others fail on the GPU: run {fix}."
+    )
+    assert problems.find_warnings() == ([line] if fix else [])
+
+
+# ----------------------------------------------------------------------------- versions
+
+
+def test_versions_outside_of_the_tested_range_warn(monkeypatch):
+    monkeypatch.setitem(versions.TESTED, "torch", ("1.0", "1.13"))
+    (line,) = versions.version_warnings()
+    assert line == (
+        f"torch {torch.__version__} was not tested with ravlt: 1.0 to 1.13 were, so "
+        f"run the tests (make test) before you rely on it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("2.15.0", (2, 15)), ("2.10.0+cu128", (2, 10)), ("3.0.0rc1", (3, 0))],
+)
+def test_release(version, expected):
+    assert versions.release(version) == expected
+
+
+def test_tested_range_ends_at_the_pin():
+    pins = (ROOT / "constraints" / "torchvision.txt").read_text()
+    newest = re.search(r"^torch==(\S+?);", pins, re.MULTILINE)[1]
+    assert versions.release(newest) == versions.release(versions.TESTED["torch"][1])
+    required = (ROOT / "setup.cfg").read_text()
+    assert f"torch>={versions.TESTED['torch'][0]}\n" in required
+    assert f"python_requires = >={versions.TESTED['python'][0]}\n" in required
+
+
+# --------------------------------------------------------------------------- the report
+
+
 def test_this_environment_is_sound():
-    assert env.ops_error() is None
-    assert env.find_problems() == []
-    found = env.find_versions()
+    assert operators.import_error() is None
+    assert problems.find_problems() == problems.find_warnings() == []
+    found = versions.find_versions()
     assert list(found) == ["mmengine", "mmcv", "mmdet", "mmseg"]
-    report = env.report().splitlines()
+    report = report_module.report().splitlines()
     assert [line.split()[0] for line in report[:3]] == ["ravlt", "python", "torch"]
     assert torch.__version__ in report[2]
-    assert f"{'mmcv':<10} {found['mmcv'][1]} ({found['mmcv'][0]})" in report
-    assert "mmcv ops   load" in report
-    assert not any(line.startswith("problem") for line in report)
+    assert f"{'mmcv':<12}{found['mmcv'][1]} ({found['mmcv'][0]})" in report
+    assert not any(line.startswith(("problem", "warning")) for line in report)
 
 
-def test_problems_end_the_report(monkeypatch):
-    monkeypatch.setattr(env, "find_problems", lambda: ["a is old.", "b is gone."])
-    assert env.report().splitlines()[-2:] == [
-        "problem    a is old.",
-        "problem    b is gone.",
+def test_operators_by_name(monkeypatch):
+    (running,) = (
+        line
+        for line in report_module.report().splitlines()
+        if line.startswith("operators")
+    )
+    assert "on cpu: nms, soft_nms, nms_match, roi_align" in running
+    if versions.is_installed("mmcv-lite"):
+        # The package has all of them.
+        errors = operators.probe_operators("cpu")
+        assert errors == dict.fromkeys(errors)
+
+
+def test_an_operator_that_fails_is_reported(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no kernel image is available\nfor execution")
+
+    monkeypatch.setattr(mmcv.ops, "roi_align", fail)
+    report = report_module.report().splitlines()
+    assert f"{'':<12}not on cpu: roi_align (no kernel image is available)" in report
+
+
+@pytest.mark.gpu
+def test_operators_on_the_gpu():
+    errors = operators.probe_operators("cuda:0")
+    assert errors == dict.fromkeys(errors)
+
+
+def test_warnings_and_problems_end_the_report(monkeypatch):
+    monkeypatch.setattr(report_module, "find_warnings", lambda: ["a is new."])
+    monkeypatch.setattr(report_module, "find_problems", lambda: ["b is gone."])
+    assert report_module.report().splitlines()[-2:] == [
+        "warning     a is new.",
+        "problem     b is gone.",
     ]
 
 
@@ -173,12 +346,12 @@ importlib.metadata.version = without(importlib.metadata.version, raise_not_found
         (
             "test.py",
             ["mmcv._ext"],
-            "has no compiled ops: run MMCV_WITH_OPS=1 pip install",
+            "has no operators: run",
         ),
         (
             "train.py",
             ["mmdet", "onedl-mmdetection"],
-            "error: mmdet not installed: run pip install 'ravlt[open",
+            "error: mmdet not installed: run make env, or pip install 'ravlt[open",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
-from ravlt.env import find_problems
+from ravlt.env import find_problems, find_warnings
 from ravlt.errors import RAVLTError
 from ravlt.weights.checkpoint import use_safe_loading
 
@@ -30,6 +30,9 @@ def run_cli(main: Callable[[], None]) -> None:
     problems = find_problems()
     if problems:
         sys.exit("\n".join(f"error: {problem}" for problem in problems))
+    if os.environ.get("RANK", "0") == "0":  # all processes would say the same
+        for warning in find_warnings():
+            print(f"warning: {warning}", file=sys.stderr)
     use_safe_loading()
     use_atomic_writes()
     try:

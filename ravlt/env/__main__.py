@@ -1,0 +1,5 @@
+"""Print the report of the environment."""
+
+from .report import report
+
+print(report())

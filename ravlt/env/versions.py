@@ -1,0 +1,64 @@
+"""Which versions are installed, and which were tested."""
+
+import platform
+from importlib import metadata
+
+import torch
+
+_DISTRIBUTIONS = {
+    "mmengine": ("mmengine", "onedl-mmengine", "mmengine-lite"),
+    "mmcv": ("mmcv", "onedl-mmcv", "mmcv-lite"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+}
+
+# Lowest and highest release with which the whole test suite has passed.
+TESTED = {
+    "python": ("3.10", "3.13"),
+    "torch": ("2.6", "2.15"),
+}
+
+
+def find_versions() -> dict[str, tuple[str, str]]:
+    """Find the installed hosts.
+
+    Returns:
+        For each import name present, its distribution and version.
+    """
+    found = {}
+    for module, names in _DISTRIBUTIONS.items():
+        for name in names:
+            if is_installed(name):
+                found.setdefault(module, (name, metadata.version(name)))
+    return found
+
+
+def is_installed(distribution: str) -> bool:
+    """Return whether pip has installed a distribution of this name."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def version_warnings() -> list[str]:
+    """Compare Python and torch with the tested range.
+
+    Returns:
+        One sentence for each that lies outside.
+    """
+    installed = {"python": platform.python_version(), "torch": torch.__version__}
+    return [
+        f"{name} {version} was not tested with ravlt: {low} to {high} were, so run the "
+        f"tests (make test) before you rely on it."
+        for name, version in installed.items()
+        for low, high in [TESTED[name]]
+        if not release(low) <= release(version) <= release(high)
+    ]
+
+
+def release(version: str) -> tuple[int, int]:
+    """Return major and minor number of a version such as ``2.10.0+cu128``."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
