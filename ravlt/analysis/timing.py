@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -97,14 +96,17 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         cpu = info.get("model name", cpu)
         known = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
         flags = " ".join(sorted(known & set(info.get("flags", "").split())))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = "unknown"
+    if hasattr(os, "sysconf"):  # not on Windows
+        pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = f"{pages >> 30} GiB"
     machine = {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": cpu,
         "instructions": flags,
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "memory": f"{memory >> 30} GiB",
+        "memory": memory,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -119,7 +121,6 @@ def _wait(device: torch.device) -> None:
 
 
 def _status_bytes(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields[key].split()[0]) * 1024

@@ -66,23 +66,28 @@ class Agreement:
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Keeps a loader's workers alive at a SIGTERM that goes to all processes at once.
+    """Keep a loader's workers alive at a SIGTERM that goes to all processes at once.
 
-    Their main process would miss them and fail. They end with it, and when it says so.
-    To be called before they start.
+    The main process would miss them and fail. They end with it, or when it says so.
+    Call this before the workers start.
     """
     loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
 
 def _start_worker(also: Callable[[int], None] | None, worker_id: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    else:
+        # macOS does not tell the sender, and Windows sends no SIGTERM. PyTorch's
+        # workers end by themselves once their main process is gone.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if also is not None:
         also(worker_id)
 
 
 def _obey(parent: int) -> None:
-    """Ends the process at a SIGTERM of its parent, and of nobody else."""
+    """End the process at a SIGTERM of its parent, and of nobody else."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

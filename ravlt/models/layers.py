@@ -7,6 +7,7 @@ convolutions in the released checkpoints.
 
 from collections.abc import Mapping
 
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -112,8 +113,12 @@ def batch_norm_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def init_convolution(module: nn.Module) -> None:
-    """Draw weights from a truncated normal of 0.02 and set biases to zero."""
+    """Draw weights from a truncated normal of 0.02 and set biases to zero.
+
+    By timm's function: PyTorch's samples by rejection since 2.15, which asks the
+    device for a value and fails on fake tensors.
+    """
     if isinstance(module, nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -30,7 +30,8 @@ def elu1_(x: Tensor) -> Tensor:
 
 
 def _elu1_plain(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+    # At 0 the derivative is that of x + 1: clamp's depends on the release of PyTorch.
+    return torch.where(x >= 0, x + 1, x.clamp(max=0).exp())
 
 
 class _ELU1(torch.autograd.Function):

@@ -1,10 +1,12 @@
 """Small backbones and images for the tests."""
 
+import pytest
 import torch
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 import ravlt
+from ravlt.models import layers
 
 
 def build(arch="test", seed: int = 0, **kwargs) -> ravlt.RAVLT:
@@ -40,3 +42,14 @@ def error(got: torch.Tensor, expected: torch.Tensor) -> float:
     assert got.shape == expected.shape
     expected = expected.double()
     return ((got.double() - expected).norm() / expected.norm()).item()
+
+
+def skip_initialization(patch: pytest.MonkeyPatch) -> None:
+    """Leave the weights of models of real size as they are: it takes seconds each."""
+
+    def leave(tensor: Tensor, *args, **kwargs) -> Tensor:
+        return tensor
+
+    for name in ("kaiming_uniform_", "kaiming_normal_"):
+        patch.setattr(nn.init, name, leave)
+    patch.setattr(layers, "trunc_normal_", leave)

@@ -14,7 +14,7 @@ from ravlt.analysis.macs import count_macs
 from ravlt.analysis.parts import timed_children
 from ravlt.analysis.report import growth, markdown_table
 from ravlt.analysis.subjects import build_subject, make_step
-from ravlt.analysis.timing import peak_memory, saved_bytes
+from ravlt.analysis.timing import describe_machine, peak_memory, saved_bytes
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 
@@ -165,3 +165,11 @@ def test_parts_count_for_the_outermost():
     assert set(seconds) == {"0", "1"}
     assert all(value > 0 for value in seconds.values())
     assert "predict" not in vars(model[0])  # as before
+
+
+def test_a_machine_without_sysconf(monkeypatch):
+    """As on Windows."""
+    device = torch.device("cpu")
+    assert describe_machine(device)["memory"].endswith(" GiB")
+    monkeypatch.delattr(os, "sysconf")
+    assert describe_machine(device)["memory"] == "unknown"

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from helpers.backbones import skip_initialization
 from helpers.paper_configs import PATHS, name_of, paths_of
 from ravlt.models.archs import ARCHS
 
@@ -27,8 +28,7 @@ TYPES = {
 def model(case) -> nn.Module:
     """The model at its real size, uninitialised: only names and shapes are read."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
-            patch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        skip_initialization(patch)
         return MODELS.build(copy.deepcopy(case.cfg.model))
 
 

@@ -93,7 +93,7 @@ def test_losses_and_gradients_are_those_of_one_process(alone, several):
     ]
     assert len(curves[0]) == 4
     for one, other in zip(*curves, strict=True):
-        assert one == pytest.approx(other, rel=5e-5)
+        assert one == pytest.approx(other, rel=2e-4)
     # Clipped, and not by chance the same.
     norms = [norm for *_, norm in curves[0]]
     assert min(norms) > 0.5 and len(set(norms)) == 4

@@ -181,7 +181,7 @@ ATTENTION = {
         ),
         (
             "the plain form rounds to zero",
-            "torch.where(x > 0, x + 1, x.clamp(max=0).exp())",
+            "torch.where(x >= 0, x + 1, x.clamp(max=0).exp())",
             "torch.nn.functional.elu(x) + 1",
             ELU1,
         ),

@@ -1,6 +1,7 @@
 """Feature fixation (Linear Video Transformer, Lu et al. 2022, arXiv 2210.08164)."""
 
 import torch
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .features import FeatureMapCore
@@ -30,7 +31,7 @@ class FixationCore(FeatureMapCore):
         self.gate_q = nn.Linear(3 * head_dim, head_dim)
         self.gate_k = nn.Linear(3 * head_dim, head_dim)
         for gate in (self.gate_q, self.gate_k):
-            nn.init.trunc_normal_(gate.weight, std=0.02)
+            trunc_normal_(gate.weight, std=0.02)
             nn.init.zeros_(gate.bias)
 
     def features(
