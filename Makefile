@@ -9,7 +9,7 @@ VENV   := .venv$(if $(filter onedl,$(STACK)),-onedl,$(if $(filter compiled,$(OPS
 READY  := $(VENV)/.ready
 MMOPS  := packages/mmops/pyproject.toml $(shell find packages/mmops/src -name "*.py")
 
-.PHONY: env quickstart test test-fast test-slow coverage mutations lint audit benchmark zoo
+.PHONY: env wheelhouse quickstart test test-fast test-slow coverage mutations lint audit benchmark zoo
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up .venv only (2 min and the download of torch); OPS=compiled, STACK=onedl"
+	@echo "make wheelhouse   everything that make env installs, as wheels for a machine without network"
 	@echo "make lint         style checks"
 	@echo "make audit        installed packages beside known vulnerabilities (needs a network)"
 
@@ -30,6 +31,14 @@ env: $(READY)
 $(READY): $(wildcard constraints/*.txt) setup.cfg tools/setup_env.sh $(MMOPS)
 	PYTHON="$(PYTHON)" bash tools/setup_env.sh "$(STACK)" "$(OPS)" "$(VENV)"
 	@touch $@
+
+# For a machine without network: copy the checkout and the folder there, then
+# PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make env (docs/install.md).
+wheelhouse: env
+	$(VENV)/bin/python -m pip wheel -q -w wheelhouse -c constraints/torchvision.txt --no-build-isolation \
+		pip setuptools wheel torch torchvision mmcv-lite opencv-python-headless \
+		./packages/mmops '.[openmmlab,test,dev]'
+	@du -sh wheelhouse
 
 quickstart: env
 	$(VENV)/bin/python tools/quickstart.py

@@ -77,6 +77,7 @@ if [ "$ops" = compiled ]; then
   compile_mmcv
   pip install -q --no-index --no-deps "$wheel"
 else
+  rm -rf packages/mmops/build  # setuptools would add files that are gone from the sources
   pip install -q --no-build-isolation --force-reinstall --no-deps ./packages/mmops
   pip install -q mmcv-lite
 fi

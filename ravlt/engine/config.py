@@ -1,5 +1,6 @@
 """What a run of our tools adds to a config, ours or the hosts'."""
 
+import importlib.util
 import logging
 import os
 
@@ -96,8 +97,16 @@ def add_curves(cfg: Config) -> None:
         # Or every evaluation is written as one of epoch 0.
         logger.setdefault("log_metric_by_epoch", False)
     _add(cfg, "custom_hooks", dict(type="CurveHook"))
-    if cfg.get("visualizer"):
+    if not cfg.get("visualizer"):
+        return
+    if importlib.util.find_spec("tensorboard"):
         _add(cfg.visualizer, "vis_backends", dict(type="TensorboardVisBackend"))
+    else:
+        print_log(
+            "No TensorBoard scalars are written: for these run pip install tensorboard.",
+            "current",
+            logging.WARNING,
+        )
 
 
 def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:

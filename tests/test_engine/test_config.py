@@ -179,6 +179,15 @@ def test_metrics_are_logged_by_iteration_where_that_counts(loop, said, expected)
     assert cfg.default_hooks.logger.get("log_metric_by_epoch") is expected
 
 
+def test_curves_without_tensorboard(monkeypatch):
+    """mmengine would raise when the run starts."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    cfg = load_config(str(SEG))
+    add_curves(cfg)
+    kinds = [backend.type for backend in cfg.visualizer.vis_backends]
+    assert kinds == ["LocalVisBackend"]
+
+
 def test_curves_without_a_visualizer():
     cfg = Config(dict(model=dict()))
     add_curves(cfg)

@@ -14,9 +14,9 @@ def missing_operator(name: str):
         caller = sys._getframe(1).f_globals.get("__name__", "the caller")
         raise NotImplementedError(
             f"{caller} needs mmcv's operator '{name}', which ravlt-mmops does not "
-            f"have: uninstall mmcv-lite and ravlt-mmops, then compile mmcv with "
-            f"MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv "
-            f"mmcv==2.1.0."
+            f"have: run pip uninstall mmcv-lite ravlt-mmops, then, with torch<2.14, "
+            f"setuptools<82 and a C++ compiler, MMCV_WITH_OPS=1 pip install "
+            f"--no-build-isolation --no-binary mmcv mmcv==2.1.0."
         )
 
     return raise_missing
