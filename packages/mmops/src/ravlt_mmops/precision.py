@@ -21,3 +21,12 @@ def to_kernel_dtype(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.float16 and not tensor.is_cuda:
         return tensor.float()
     return tensor
+
+
+def to_single(tensor: Tensor) -> Tensor:
+    """Cast half precision to float32, and leave float64 as it is.
+
+    Args:
+        tensor: Any floating-point tensor.
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
