@@ -8,7 +8,7 @@ import torch
 
 ROIS = [
     [0, 3.0, 5.0, 41.0, 33.0],
-    [1, -9.0, -7.0, 20.0, 15.0],  # beyond the upper left corner
+    [1, -9.0, -7.0, 20.2, 15.0],  # beyond the upper left corner
     [1, 30.3, 21.7, 80.0, 60.0],  # beyond the lower right corner
     [0, 200.0, 200.0, 220.0, 230.0],  # outside
     [0, 11.0, 12.1, 11.9, 12.8],  # within a pixel
