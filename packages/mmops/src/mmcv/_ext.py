@@ -3,26 +3,51 @@
 Python prefers a compiled ``_ext.*.so`` in this folder, so a compiled mmcv wins.
 """
 
-from ravlt_mmops.border_align import border_align_backward as border_align_backward
-from ravlt_mmops.border_align import border_align_forward as border_align_forward
-from ravlt_mmops.deform_roi_pool import (
-    deform_roi_pool_backward as deform_roi_pool_backward,
+# ruff: noqa: F401 (the imported names are what mmcv looks up here)
+
+from ravlt_mmops.border_align import border_align_backward, border_align_forward
+from ravlt_mmops.carafe import (
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+)
+from ravlt_mmops.deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
 )
 from ravlt_mmops.deform_roi_pool import (
-    deform_roi_pool_forward as deform_roi_pool_forward,
+    deform_roi_pool_backward,
+    deform_roi_pool_forward,
 )
+from ravlt_mmops.focal_loss import (
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_forward,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_forward,
+)
+from ravlt_mmops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from ravlt_mmops.missing import missing_operator
-from ravlt_mmops.nms import bbox_overlaps as bbox_overlaps
-from ravlt_mmops.nms import nms as nms
-from ravlt_mmops.nms import nms_match as nms_match
-from ravlt_mmops.nms import softnms as softnms
-from ravlt_mmops.prroi_pool import prroi_pool_backward as prroi_pool_backward
-from ravlt_mmops.prroi_pool import prroi_pool_coor_backward as prroi_pool_coor_backward
-from ravlt_mmops.prroi_pool import prroi_pool_forward as prroi_pool_forward
-from ravlt_mmops.roi_align import roi_align_backward as roi_align_backward
-from ravlt_mmops.roi_align import roi_align_forward as roi_align_forward
-from ravlt_mmops.roi_pool import roi_pool_backward as roi_pool_backward
-from ravlt_mmops.roi_pool import roi_pool_forward as roi_pool_forward
+from ravlt_mmops.ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
+from ravlt_mmops.nms import bbox_overlaps, nms, nms_match, softnms
+from ravlt_mmops.prroi_pool import (
+    prroi_pool_backward,
+    prroi_pool_coor_backward,
+    prroi_pool_forward,
+)
+from ravlt_mmops.psamask import psamask_backward, psamask_forward
+from ravlt_mmops.roi_align import roi_align_backward, roi_align_forward
+from ravlt_mmops.roi_pool import roi_pool_backward, roi_pool_forward
+from ravlt_mmops.sync_bn import (
+    sync_bn_backward_data,
+    sync_bn_backward_param,
+    sync_bn_forward_mean,
+    sync_bn_forward_output,
+    sync_bn_forward_var,
+)
 
 
 def __getattr__(name: str):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ravlt_mmops.precision import to_single
+from ravlt_mmops.precision import at_least_float32
 from ravlt_mmops.sampling import interpolate, interpolate_backward, to_pixels
 
 
@@ -20,7 +20,7 @@ def border_align_forward(
         argmax_idx: Buffer for the numbers of the largest samples, int32, likewise.
         pool_size: The number of steps between the samples of a border.
     """
-    input = to_single(input)
+    input = at_least_float32(input)
     height, width = input.shape[2:]
     maps = input.reshape(-1, 4, input.shape[1] // 4, height, width)
     plane = torch.arange(4 * len(maps), device=input.device).view(-1, 4, 1)
@@ -57,7 +57,7 @@ def border_align_backward(
     batch, channels, height, width = grad_input.shape
     shape = torch.Size((batch, 4, channels // 4, height, width))
     plane = torch.arange(batch * channels, device=grad_input.device)
-    grad = to_single(grad_output).movedim(3, 1)
+    grad = at_least_float32(grad_output).movedim(3, 1)
     y, x, step_y, step_x = (
         v[:, :, None] for v in _walk(boxes.to(grad.dtype), pool_size)
     )

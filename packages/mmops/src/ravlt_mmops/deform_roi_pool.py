@@ -5,7 +5,7 @@ import torch
 import torchvision as torchvision  # registers its operators
 from torch import Tensor
 
-from ravlt_mmops.precision import to_single
+from ravlt_mmops.precision import at_least_float32
 from ravlt_mmops.sampling import (
     Bins,
     count_samples,
@@ -45,7 +45,7 @@ def deform_roi_pool_forward(
             pixel.
         gamma: The scale of the offsets.
     """
-    input = to_single(input)
+    input = at_least_float32(input)
     size = (pooled_height, pooled_width)
     bins = split_rois(rois.to(input.dtype), *size, spatial_scale, aligned=True)
     boxes = _to_boxes(_move(bins, offset, gamma), sampling_ratio)
@@ -82,7 +82,7 @@ def deform_roi_pool_backward(
         sampling_ratio: The number of samples of a bin along each axis, or 0.
         gamma: The scale of the offsets.
     """
-    grad, input = to_single(grad_output), to_single(input)
+    grad, input = at_least_float32(grad_output), at_least_float32(input)
     grad = grad.movedim(1, -1).contiguous()
     size = (pooled_height, pooled_width)
     bins = split_rois(rois.to(grad.dtype), *size, spatial_scale, aligned=True)

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ravlt_mmops.precision import to_single
+from ravlt_mmops.precision import at_least_float32
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -122,9 +122,9 @@ def bbox_overlaps(
         aligned: Whether the i-th box meets the i-th only.
         offset: 0, or 1 where x2 and y2 are the last pixels inside a box.
     """
-    first = to_single(bboxes1 if aligned else bboxes1[:, None])
+    first = at_least_float32(bboxes1 if aligned else bboxes1[:, None])
     x1, y1, x2, y2 = first.unbind(-1)
-    u1, v1, u2, v2 = to_single(bboxes2).unbind(-1)
+    u1, v1, u2, v2 = at_least_float32(bboxes2).unbind(-1)
     common = (torch.min(x2, u2) - torch.max(x1, u1) + offset).clamp_(min=0)
     common = common * (torch.min(y2, v2) - torch.max(y1, v1) + offset).clamp_(min=0)
     total = (x2 - x1 + offset) * (y2 - y1 + offset)
@@ -135,7 +135,7 @@ def bbox_overlaps(
 
 def _to_columns(boxes: Tensor, scores: Tensor) -> np.ndarray:
     """Return boxes and scores as rows x1, y1, x2, y2, score of a new array."""
-    table = torch.cat((to_single(boxes).T, to_single(scores)[None]))
+    table = torch.cat((at_least_float32(boxes).T, at_least_float32(scores)[None]))
     return table.contiguous().numpy()
 
 

@@ -23,10 +23,13 @@ def to_kernel_dtype(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def to_single(tensor: Tensor) -> Tensor:
-    """Cast half precision to float32, and leave float64 as it is.
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Cast half precision to float32 for a formula in plain PyTorch.
 
     Args:
         tensor: Any floating-point tensor.
+
+    Returns:
+        The tensor itself, or a float32 copy.
     """
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.float() if tensor.dtype.itemsize == 2 else tensor

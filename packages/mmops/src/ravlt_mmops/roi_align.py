@@ -4,7 +4,7 @@ import torch
 import torchvision as torchvision  # registers its operators
 from torch import Tensor
 
-from ravlt_mmops.precision import to_kernel_dtype, to_single
+from ravlt_mmops.precision import at_least_float32, to_kernel_dtype
 from ravlt_mmops.sampling import (
     interpolate,
     interpolate_backward,
@@ -62,7 +62,7 @@ def roi_align_forward(
         )
         return
     batch, channels, height, width = input.shape
-    input = to_single(input)
+    input = at_least_float32(input)
     bins = split_rois(rois.to(input.dtype), *size, spatial_scale, aligned)
     pixels = to_pixels(input)
     # mmcv starts from this number in every dtype, so a bin without samples has it.
@@ -117,8 +117,8 @@ def roi_align_backward(
         )
         return
     channels = grad_input.shape[1]
-    y, x = to_single(argmax_y), to_single(argmax_x)
-    grad = to_single(grad_output).masked_fill(y == -1, 0)
+    y, x = at_least_float32(argmax_y), at_least_float32(argmax_x)
+    grad = at_least_float32(grad_output).masked_fill(y == -1, 0)
     channel = torch.arange(channels, device=grad.device)
     plane = (rois[:, :1].long() * channels + channel)[:, :, None, None]
     grad_input.copy_(interpolate_backward(grad, plane, y, x, grad_input.shape))

@@ -4,7 +4,7 @@ import torch
 import torchvision as torchvision  # registers its operators
 from torch import Tensor
 
-from ravlt_mmops.precision import to_single
+from ravlt_mmops.precision import at_least_float32
 
 
 def roi_pool_forward(
@@ -32,7 +32,7 @@ def roi_pool_forward(
         pooled_width: The number of bins along x.
         spatial_scale: The feature map's size over the image's.
     """
-    input = to_single(input)
+    input = at_least_float32(input)
     bins = _split(rois.to(input.dtype), pooled_height, pooled_width, spatial_scale)
     with torch.autocast(input.device.type, enabled=False):  # it casts the indices
         found = torch.ops.torchvision.roi_pool(input, bins.flatten(0, 2), 1.0, 1, 1)
@@ -60,7 +60,7 @@ def roi_pool_backward(
         pooled_width: The number of bins along x.
         spatial_scale: The feature map's size over the image's.
     """
-    grad = to_single(grad_output)
+    grad = at_least_float32(grad_output)
     backward = torch.ops.torchvision._roi_pool_backward
     size = (pooled_height, pooled_width, *grad_input.shape)
     grad_input.copy_(backward(grad, rois.to(grad.dtype), argmax, spatial_scale, *size))
