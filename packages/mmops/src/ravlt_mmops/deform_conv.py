@@ -7,6 +7,7 @@ Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al.,
 from typing import NamedTuple
 
 import torch
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 from ravlt_mmops.precision import to_kernel_dtype
@@ -63,7 +64,8 @@ def deform_conv_forward(
     geometry = _Geometry(
         dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
     )
-    _forward(input, weight, offset, None, None, output, geometry, im2col_step)
+    no_mask = offset[:, :0]
+    _forward(input, weight, offset, no_mask, None, output, geometry, im2col_step)
 
 
 def deform_conv_backward_input(
@@ -104,7 +106,8 @@ def deform_conv_backward_input(
     )
     grad_weight = torch.zeros_like(weight, dtype=columns.dtype)
     grads = _Gradients(gradInput, grad_weight, gradOffset, None, None)
-    _backward(gradOutput, input, weight, offset, None, grads, geometry, im2col_step)
+    no_mask = offset[:, :0]
+    _backward(gradOutput, input, weight, offset, no_mask, grads, geometry, im2col_step)
     columns.set_(grad_weight)
 
 
@@ -287,7 +290,7 @@ def _forward(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Tensor | None,
+    mask: Tensor,
     bias: Tensor | None,
     output: Tensor,
     geometry: _Geometry,
@@ -302,10 +305,10 @@ def _forward(
             input[images].to(weight),
             weight,
             offset[images].to(weight),
-            weight if mask is None else mask[images].to(weight),
+            mask[images].to(weight),
             bias,
             *geometry,
-            mask is not None,
+            mask.size(1) > 0,
         )
 
 
@@ -314,7 +317,7 @@ def _backward(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Tensor | None,
+    mask: Tensor,
     grads: _Gradients,
     geometry: _Geometry,
     step: int,
@@ -330,10 +333,10 @@ def _backward(
                 input[images].to(weight),
                 weight,
                 offset[images].to(weight),
-                weight if mask is None else mask[images].to(weight),
+                mask[images].to(weight),
                 bias,
                 *geometry,
-                mask is not None,
+                mask.size(1) > 0,
             )
         )
         _drop_outer_border(grad_offset, offset[images], weight.shape[2:], geometry)

@@ -85,50 +85,56 @@ def _attend(
     Nothing here depends on the levels' shapes on the host, so a GPU need not wait.
     """
     batch, tokens, heads, channels = value.shape
-    queries = locations.size(1)
-    tokens_of_points, factors = _neighbours(shapes, starts, locations)
-    image = torch.arange(batch, device=value.device) * tokens
-    head = torch.arange(heads, device=value.device)
-    rows = tokens_of_points.add_(image.view(-1, 1, 1, 1, 1, 1, 1)).mul_(heads)
-    rows.add_(head.view(-1, 1, 1, 1, 1))
+    queries, points = weights.size(1), weights.size(4)
+    # All points of all levels lie in the last dimension, at least 16 numbers mostly:
+    # broadcasting over the few points of a level is several times slower on CPUs.
+    height, width, start = (
+        per_level.int()[:, None].expand(-1, points).flatten()
+        for per_level in (*shapes.unbind(-1), starts)
+    )
+    x, y = locations.flatten(3, 4).unbind(-1)
+    weights = weights.flatten(3, 4)
+    image = torch.arange(batch, dtype=torch.int32, device=value.device)
+    head = torch.arange(heads, dtype=torch.int32, device=value.device)
+    first = (image.view(-1, 1, 1, 1) * tokens + start) * heads + head.view(-1, 1)
+
+    columns = _neighbours(x, width)
+    rows, factors = [], []
+    for line, line_factor in _neighbours(y, height):
+        line, line_factor = line * (width * heads) + first, line_factor * weights
+        for column, column_factor in columns:
+            rows.append(line + column * heads)
+            factors.append(line_factor * column_factor)
+
     bags = batch * queries * heads
     output = F.embedding_bag(
-        rows.view(bags, -1),
+        torch.stack(rows, -2).view(bags, 4 * width.numel()),
         value.reshape(-1, channels),
-        per_sample_weights=(factors * weights[..., None, None]).view(bags, -1),
+        per_sample_weights=torch.stack(factors, -2).view(bags, 4 * width.numel()),
         mode="sum",
     )
     return output.view(batch, queries, heads * channels)
 
 
-def _neighbours(
-    shapes: Tensor, starts: Tensor, locations: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the four tokens around every point and their bilinear factors.
+def _neighbours(location: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the pixels before and after every point of an axis.
 
     Args:
-        shapes: Height and width of every level, shape (levels, 2).
-        starts: First token of every level, shape (levels,).
-        locations: Points (x, y), shape (N, queries, heads, levels, points, 2).
+        location: Points in units of the map, shape (..., points).
+        size: Length of every point's map in pixels, shape (points,).
 
     Returns:
-        Token indices and factors, shapes (N, queries, heads, levels, points, 2, 2) over
-        the neighbours' y and x. Neighbours off the map have factor 0 and index 0.
+        Two pairs of pixel indices (int32) and linear factors, shape (..., points).
+        Pixels off the map have index 0 and factor 0.
     """
-    sizes = shapes.flip(-1)[:, None]
-    position = locations * sizes - 0.5
+    position = location * size - 0.5
     low = position.detach().floor()
-    high_factor = position - low
+    high = low + 1
+    factor = position - low
     # A point exactly at -1 is off the map in mmcv, so that it has no derivative.
-    inside = torch.stack(
-        ((low >= 0) & (low < sizes), (position > -1) & (low + 1 < sizes)), -1
-    )
-    factors = torch.stack((1 - high_factor, high_factor), -1).where(inside, 0)
-    pixels = torch.stack((low, low + 1), -1).where(inside, 0).long()
-    x, y = pixels.unbind(-2)
-    x_factor, y_factor = factors.unbind(-2)
-    lines = starts.view(-1, 1, 1) + y * shapes[:, 1].view(-1, 1, 1)
-    return (
-        lines[..., None] + x[..., None, :],
-        y_factor[..., None] * x_factor[..., None, :],
-    )
+    low_inside = (low >= 0) & (low < size)
+    high_inside = (position > -1) & (high < size)
+    return [
+        (low.where(low_inside, 0).int(), (1 - factor).where(low_inside, 0)),
+        (high.where(high_inside, 0).int(), factor.where(high_inside, 0)),
+    ]
