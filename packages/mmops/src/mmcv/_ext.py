@@ -29,6 +29,7 @@ from ravlt_mmops.focal_loss import (
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
+from ravlt_mmops.info import get_compiler_version, get_compiling_cuda_version
 from ravlt_mmops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from ravlt_mmops.missing import missing_operator
 from ravlt_mmops.ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
