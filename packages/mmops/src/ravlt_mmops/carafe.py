@@ -125,15 +125,10 @@ def _reassemble(
     so all factors are contiguous at the input's resolution.
     """
     n, channels, height, width = features.shape
-    radius = kernel // 2
-    padded = F.pad(features, (radius,) * 4)
-    padded = padded.view(n, groups, -1, 1, *padded.shape[2:])
-    points = F.pixel_unshuffle(masks, scale)
-    points = points.view(n, groups, kernel**2, 1, scale**2, height, width).unbind(2)
-    low = features.new_zeros(
-        n, groups, channels // groups, scale**2, height, width, dtype=padded.dtype
-    )
-    for i, point in enumerate(points):
-        y, x = divmod(i, kernel)
-        low = low.addcmul_(padded[..., y : y + height, x : x + width], point)
-    return F.pixel_shuffle(low.view(n, -1, height, width), scale)
+    padded = F.pad(features, (kernel // 2,) * 4).unflatten(1, (groups, -1, 1))
+    factors = F.pixel_unshuffle(masks, scale).unflatten(1, (groups, -1, 1, scale**2))
+    low = padded.new_zeros(n, groups, channels // groups, scale**2, height, width)
+    for point, factor in enumerate(factors.unbind(2)):
+        y, x = divmod(point, kernel)
+        low.addcmul_(padded[..., y : y + height, x : x + width], factor)
+    return F.pixel_shuffle(low.flatten(1, 3), scale)
