@@ -121,14 +121,18 @@ def _reassemble(
 ) -> Tensor:
     """Sum shifted features times their factors, one kernel point after the other.
 
-    The pixels of the output that share an input pixel lie in a dimension of their own,
-    so all factors are contiguous at the input's resolution.
+    The pixels of the output that share an input pixel lie in dimensions of their own,
+    so all factors are contiguous at the input's resolution. (PyTorch's pixel shuffling
+    fails for empty batches.)
     """
     n, channels, height, width = features.shape
-    padded = F.pad(features, (kernel // 2,) * 4).unflatten(1, (groups, -1, 1))
-    factors = F.pixel_unshuffle(masks, scale).unflatten(1, (groups, -1, 1, scale**2))
-    low = padded.new_zeros(n, groups, channels // groups, scale**2, height, width)
-    for point, factor in enumerate(factors.unbind(2)):
+    padded = F.pad(features, (kernel // 2,) * 4)
+    padded = padded.unflatten(1, (groups, channels // groups, 1, 1))
+    factors = masks.reshape(n, groups, 1, kernel**2, height, scale, width, scale)
+    factors = factors.permute(3, 0, 1, 2, 5, 7, 4, 6).contiguous()
+    fine = padded.new_zeros(n, groups, channels // groups, scale, scale, height, width)
+    for point, factor in enumerate(factors.unbind()):
         y, x = divmod(point, kernel)
-        low.addcmul_(padded[..., y : y + height, x : x + width], factor)
-    return F.pixel_shuffle(low.flatten(1, 3), scale)
+        fine.addcmul_(padded[..., y : y + height, x : x + width], factor)
+    fine = fine.permute(0, 1, 2, 5, 3, 6, 4)
+    return fine.reshape(n, channels, height * scale, width * scale)
