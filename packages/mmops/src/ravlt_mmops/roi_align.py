@@ -47,7 +47,8 @@ def roi_align_forward(
     Raises:
         ValueError: On the CPU, as in mmcv, if a RoI has a negative size.
     """
-    if aligned and not rois.is_cuda and not (rois[:, 3:] >= rois[:, 1:3]).all():
+    on_cpu = rois.device.type == "cpu"  # elsewhere the check would wait
+    if aligned and on_cpu and not (rois[:, 3:] >= rois[:, 1:3]).all():
         raise ValueError(
             "roi_align got RoIs with x2 < x1 or y2 < y1: order the corners of each "
             "box, or clamp its size to zero."
@@ -57,9 +58,9 @@ def roi_align_forward(
         input = to_kernel_dtype(input)
         rois = rois.to(input.dtype)
         forward = torch.ops.torchvision.roi_align
-        output.copy_(
-            forward(input, rois, spatial_scale, *size, sampling_ratio, aligned)
-        )
+        with torch.autocast(input.device.type, enabled=False):  # it casts the maps
+            pooled = forward(input, rois, spatial_scale, *size, sampling_ratio, aligned)
+        output.copy_(pooled)
         return
     batch, channels, height, width = input.shape
     input = at_least_float32(input)
