@@ -103,7 +103,7 @@ def add_curves(cfg: Config) -> None:
         _add(cfg.visualizer, "vis_backends", dict(type="TensorboardVisBackend"))
     else:
         print_log(
-            "No TensorBoard scalars are written: for these run pip install tensorboard.",
+            "TensorBoard scalars are not written: run pip install tensorboard.",
             "current",
             logging.WARNING,
         )
