@@ -1,5 +1,8 @@
 """Measure the operators beside a compiled mmcv's on the CPU, as a Markdown table.
 
+The ratio means something only where mmcv was compiled with optimisation: CFLAGS with
+-O0 or -O1 slow its kernels two to four times.
+
 Usage: PYTHONPATH=packages/mmops/src python packages/mmops/benchmark.py [part of a name]
 """
 
