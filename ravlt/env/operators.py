@@ -1,6 +1,7 @@
 """mmcv's operators, each tried with a call."""
 
 import importlib
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -39,7 +40,9 @@ def import_error() -> Exception | None:
 
 def _error_of(call: Callable, ops, device: str) -> Exception | None:
     try:
-        call(ops, device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of mmcv's own code
+            call(ops, device)
         if device.startswith("cuda"):
             # A kernel that cannot run is reported at the next synchronisation.
             torch.cuda.synchronize(device)
