@@ -1,6 +1,6 @@
 """Columns of a convolution at selected pixels.
 
-Source: Verelst and Tuytelaars, "Dynamic Convolutions", CVPR 2020.
+Source: Wang et al., "Region Proposal by Guided Anchoring", CVPR 2019.
 """
 
 import torch.nn.functional as F

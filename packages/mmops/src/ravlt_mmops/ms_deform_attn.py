@@ -32,14 +32,16 @@ def ms_deform_attn_forward(
     Returns:
         Shape (N, queries, heads * channels), in the dtype of the values.
     """
-    output = _attend(
-        at_least_float32(value),
+    rows, factors = _samples(
+        value,
         value_spatial_shapes,
         value_level_start_index,
         at_least_float32(sampling_locations),
         at_least_float32(attention_weights),
     )
-    return output.to(value.dtype)
+    output = _look_up(value, rows, factors)
+    shape = *attention_weights.shape[:2], value.size(2) * value.size(3)
+    return output.view(shape).to(value.dtype)
 
 
 def ms_deform_attn_backward(
@@ -64,27 +66,58 @@ def ms_deform_attn_backward(
     """
     inputs = [
         at_least_float32(tensor).detach().requires_grad_()
-        for tensor in (value, sampling_locations, attention_weights)
+        for tensor in (sampling_locations, attention_weights)
     ]
     with torch.enable_grad():
-        output = _attend(
-            inputs[0], value_spatial_shapes, value_level_start_index, *inputs[1:]
+        rows, factors = _samples(
+            value, value_spatial_shapes, value_level_start_index, *inputs
         )
-    grads = torch.autograd.grad(output, inputs, grad_output.to(output))
-    for buffer, grad in zip(
-        (grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True
-    ):
-        buffer.copy_(grad)
+        output = _look_up(value, rows, factors)
+    grad_output = grad_output.reshape(output.shape).to(output.dtype)
+    grads = torch.autograd.grad(output, inputs, grad_output)
+    grad_sampling_loc.copy_(grads[0])
+    grad_attn_weight.copy_(grads[1])
+
+    # The lookup's own gradient sorts all samples and, on GPUs, holds one row of
+    # channels for each of them; additions need one row for each query and head.
+    grad_rows = torch.zeros_like(_rows(value))
+    rows, factors = rows.t().contiguous(), factors.detach().t().contiguous()
+    product = torch.empty_like(grad_output)
+    for row, factor in zip(rows, factors, strict=True):
+        torch.mul(grad_output, factor[:, None], out=product)
+        grad_rows.index_add_(0, row, product)
+    grad_value.copy_(grad_rows.view(value.shape))
 
 
-def _attend(
+def _rows(value: Tensor) -> Tensor:
+    """Return values as one row of channels for each image, token and head."""
+    return at_least_float32(value).reshape(-1, value.size(-1))
+
+
+def _look_up(value: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+    """Sum rows of the values times their factors, shape (bags, channels)."""
+    return F.embedding_bag(rows, _rows(value), per_sample_weights=factors, mode="sum")
+
+
+def _samples(
     value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Sum the four neighbours of all points of a query and head in one lookup.
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of the values that each query and head sums, and their factors.
 
     Nothing here depends on the levels' shapes on the host, so a GPU need not wait.
+
+    Args:
+        value: Shape (N, tokens, heads, channels).
+        shapes: Height and width of every level, shape (levels, 2).
+        starts: First token of every level, shape (levels,).
+        locations: Points (x, y), shape (N, queries, heads, levels, points, 2).
+        weights: Shape (N, queries, heads, levels, points).
+
+    Returns:
+        Row indices (int32) and factors, shapes (N * queries * heads,
+        4 * levels * points), for the four pixels around every point.
     """
-    batch, tokens, heads, channels = value.shape
+    batch, tokens, heads, _ = value.shape
     queries, points = weights.size(1), weights.size(4)
     # All points of all levels lie in the last dimension, at least 16 numbers mostly:
     # broadcasting over the few points of a level is several times slower on CPUs.
@@ -105,15 +138,8 @@ def _attend(
         for column, column_factor in columns:
             rows.append(line + column * heads)
             factors.append(line_factor * column_factor)
-
-    bags = batch * queries * heads
-    output = F.embedding_bag(
-        torch.stack(rows, -2).view(bags, 4 * width.numel()),
-        value.reshape(-1, channels),
-        per_sample_weights=torch.stack(factors, -2).view(bags, 4 * width.numel()),
-        mode="sum",
-    )
-    return output.view(batch, queries, heads * channels)
+    shape = batch * queries * heads, 4 * width.numel()
+    return torch.stack(rows, -2).view(shape), torch.stack(factors, -2).view(shape)
 
 
 def _neighbours(location: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
