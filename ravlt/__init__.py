@@ -18,6 +18,7 @@ from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)
 from .engine import layer_decay as _layer_decay  # noqa: F401 (registers it)
 from .engine import loops as _loops  # noqa: F401 (registers the training loops)
 from .engine import rank_hook as _rank_hook  # noqa: F401 (registers it)
+from .engine.host_loading import read_own_checkpoints
 from .errors import RAVLTError
 from .inference.fold import switch_to_deploy  # also registers its hook
 from .models import RAVLT
@@ -26,6 +27,8 @@ from .version import __version__
 
 with contextlib.suppress(ImportError):  # PyTorch before 2.5 lacks what it is made of
     from .engine import sharding as _sharding  # noqa: F401 (registers its strategy)
+
+read_own_checkpoints()
 
 __all__ = [
     "RAVLT",
