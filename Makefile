@@ -35,6 +35,8 @@ $(READY): $(wildcard constraints/*.txt) setup.cfg tools/setup_env.sh $(MMOPS)
 # For a machine without network: copy the checkout and the folder there, then
 # PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make env (docs/install.md).
 wheelhouse: env
+	@[ "$(OPS)" = torchvision ] || { echo "make wheelhouse collects the default environment; leave out OPS and STACK."; exit 1; }
+	@rm -rf packages/mmops/build
 	$(VENV)/bin/python -m pip wheel -q -w wheelhouse -c constraints/torchvision.txt --no-build-isolation \
 		pip setuptools wheel torch torchvision mmcv-lite opencv-python-headless \
 		./packages/mmops '.[openmmlab,test,dev]'

@@ -2,16 +2,15 @@
 
 import contextlib
 
-try:
-    import mmengine  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "ravlt needs mmengine, which comes with OpenMMLab or its maintained forks: "
-        "run pip install 'ravlt[openmmlab]' or pip install 'ravlt[onedl]'."
-    ) from error
+from .env.imports import require_imports
 
-from . import models
-from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
+try:
+    from . import models
+    from .datasets import verify as _verify  # noqa: F401 (registers the pipeline step)
+except Exception:  # whatever a broken binary raises
+    require_imports()  # explains it, if one of the packages that we need is the reason
+    raise
+
 from .engine import checkpoint_hook as _checkpoint_hook  # noqa: F401 (registers it)
 from .engine import finite as _finite  # noqa: F401 (registers hooks and wrappers)
 from .engine import hooks as _hooks  # noqa: F401 (registers the hooks)

@@ -27,10 +27,7 @@ FORKS = {
     "mmdet": ("onedl-mmdetection", "3.5.0"),
     "mmseg": ("onedl-mmsegmentation", "1.3.0"),
 }
-LITE = (
-    "pip install mmcv-lite==2.1.0 and, in a checkout of ravlt, pip install "
-    "./packages/mmops"
-)
+LITE = "pip install './packages/mmops[lite]' in a checkout of ravlt"
 REBUILD = (
     "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir "
     "--no-build-isolation --no-binary :all:"
@@ -102,8 +99,7 @@ def test_two_mmcv(find):
 def test_mmcv_without_operators(find):
     error = ModuleNotFoundError("No module named 'mmcv._ext'")
     assert find(SOUND, error, ["mmcv._ext"]) == [
-        "mmcv-lite 2.1.0 has no operators: run, in a checkout of ravlt, pip install "
-        "./packages/mmops."
+        f"mmcv-lite 2.1.0 has no operators: run {LITE}."
     ]
     assert find(COMPILED, error, ["mmcv._ext"]) == [
         f"mmcv 2.1.0 has no operators: run pip uninstall mmcv, then {LITE}."
@@ -120,12 +116,6 @@ def test_operators_of_another_torch(find):
         f"for another torch than {torch.__version__} (/x/_ext.so: undefined symbol: "
         f"_ZN3c10): run pip uninstall mmcv, then {LITE}."
     ]
-
-
-def test_torchvision_of_another_torch(find):
-    error = RuntimeError("operator torchvision::nms does not exist")
-    (line,) = find(SOUND, error)
-    assert line.endswith("run pip install --force-reinstall torch torchvision.")
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), RuntimeError("\n")])
@@ -150,45 +140,66 @@ def test_several_problems(find):
 # --------------------------------------------------------------------------------- GPUs
 
 
-NVIDIA_SMI = """
-| NVIDIA-SMI 535.104.05    Driver Version: 535.104.05    CUDA Version: {cuda}     |
+NVIDIA_SMI = """#!/bin/sh
+case "$1" in
+  --query-gpu=*) printf '{capabilities}' ;;
+  *) echo "| Driver Version: 535.104.05    CUDA Version: {cuda}     |" ;;
+esac
 """
 
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """Put a driver beside a build of torch; the driver itself is a script."""
+    """Put a driver, which is a script, beside a build of torch."""
 
-    def gpu(driver_cuda: str | None, torch_cuda: str | None, available: bool) -> None:
+    def gpu(
+        driver_cuda: str | None,
+        torch_cuda: str | None,
+        available: bool,
+        capabilities: str = "",
+        kernels: tuple[str, ...] = (),
+    ) -> None:
         if driver_cuda is not None:
             script = tmp_path / "nvidia-smi"
-            text = NVIDIA_SMI.format(cuda=driver_cuda)
-            script.write_text(f"#!/bin/sh\ncat <<'END'{text}END\n")
+            script.write_text(
+                NVIDIA_SMI.format(cuda=driver_cuda, capabilities=capabilities)
+            )
             script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         monkeypatch.setattr(torch.version, "cuda", torch_cuda)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(kernels))
 
     return gpu
 
 
-def test_driver_too_old_for_torch(gpu):
-    gpu("12.2", "13.2", available=False)
-    assert cuda.find_driver() == ("535.104.05", "12.2")
+def install_from(index: str) -> str:
+    return (
+        f"run pip install --force-reinstall torch torchvision --index-url "
+        f"https://download.pytorch.org/whl/{index}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("supported", "fix"),
+    [
+        ("12.2", f"update the driver, or {install_from('cu126')}"),
+        ("10.2", "update the driver."),
+    ],
+)
+def test_driver_too_old_for_torch(gpu, supported, fix):
+    gpu(supported, "13.2", available=False)
+    assert cuda.find_driver() == ("535.104.05", supported)
     assert cuda.cuda_problem() == (
         f"torch {torch.__version__} was built for CUDA 13.2, but driver 535.104.05 "
-        f"runs CUDA up to 12.2: update the driver, or run pip install "
-        f"--force-reinstall torch torchvision --index-url "
-        f"https://download.pytorch.org/whl/cu126."
+        f"runs CUDA up to {supported}: {fix}"
     )
 
 
 def test_torch_without_cuda_beside_a_gpu(gpu):
     gpu("13.0", None, available=False)
     assert cuda.cuda_problem() == (
-        f"torch {torch.__version__} was built without CUDA: run pip install "
-        f"--force-reinstall torch torchvision --index-url "
-        f"https://download.pytorch.org/whl/cu130."
+        f"torch {torch.__version__} was built without CUDA: {install_from('cu130')}"
     )
 
 
@@ -204,6 +215,37 @@ def test_torch_without_cuda_beside_a_gpu(gpu):
 def test_no_cuda_problem(gpu, driver, built, available):
     gpu(driver, built, available)
     assert cuda.cuda_problem() is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "kernels", "missing"),
+    [
+        ("7.0\\n", ("sm_75", "sm_90", "compute_90"), "7.0"),
+        ("9.0\\n6.1\\n", ("sm_75", "sm_90"), "6.1"),
+        ("8.6\\n", ("sm_80",), None),
+        ("12.0\\n", ("sm_80", "sm_90"), "12.0"),
+        ("12.0\\n", ("sm_80", "compute_90"), None),
+        ("10.3\\n", ("sm_75", "sm_100a"), None),
+        ("[N/A]\\n", ("sm_75",), None),
+    ],
+)
+def test_gpu_without_kernels_in_torch(gpu, capabilities, kernels, missing):
+    gpu("13.0", "13.0", True, capabilities, kernels)
+    expected = (
+        f"torch {torch.__version__} has no kernels for a GPU of compute capability "
+        f"{missing}: {install_from('cu126')}"
+    )
+    assert cuda.cuda_problem() == (expected if missing else None)
+
+
+def test_a_driver_that_does_not_answer(monkeypatch, gpu):
+    gpu("13.0", None, available=False)
+
+    def hang(*args, timeout: float, **kwargs):
+        raise subprocess.TimeoutExpired("nvidia-smi", timeout)
+
+    monkeypatch.setattr(cuda.subprocess, "run", hang)
+    assert cuda.find_driver() is None and cuda.cuda_problem() is None
 
 
 @pytest.mark.parametrize(
@@ -223,15 +265,26 @@ def test_operators_without_cuda_beside_a_gpu(
 ):
     """Such as a wheel that was built on a login node."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(mmcv.ops, "get_compiling_cuda_version", lambda: compiled_for)
     found = {"mmcv": (distribution, "2.1.0")}
     monkeypatch.setattr(problems, "find_versions", lambda: found)
     monkeypatch.setattr(problems, "version_warnings", lambda: [])
+    monkeypatch.setattr(problems, "cuda_problem", lambda: None)
     line = (
         f"The operators of {distribution} 2.1.0 have no CUDA kernels, so roi_align "
         f"and others fail on the GPU: run {fix}."
     )
     assert problems.find_warnings() == ([line] if fix else [])
+
+
+def test_operators_on_a_gpu_of_amd(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    name = "get_compiling_cuda_version"
+    monkeypatch.setattr(mmcv.ops, name, lambda: "not available")
+    monkeypatch.setattr(problems, "cuda_problem", lambda: None)
+    assert problems.find_warnings() == []
 
 
 # ----------------------------------------------------------------------------- versions
@@ -278,7 +331,7 @@ def test_this_environment_is_sound():
     assert not any(line.startswith(("problem", "warning")) for line in report)
 
 
-def test_operators_by_name(monkeypatch):
+def test_operators_by_name():
     (running,) = (
         line
         for line in report_module.report().splitlines()
@@ -288,7 +341,7 @@ def test_operators_by_name(monkeypatch):
     if versions.is_installed("mmcv-lite"):
         # The package has all of them.
         errors = operators.probe_operators("cpu")
-        assert errors == dict.fromkeys(errors)
+        assert len(errors) == 20 and errors == dict.fromkeys(errors)
 
 
 def test_an_operator_that_fails_is_reported(monkeypatch):
@@ -303,7 +356,7 @@ def test_an_operator_that_fails_is_reported(monkeypatch):
 @pytest.mark.gpu
 def test_operators_on_the_gpu():
     errors = operators.probe_operators("cuda:0")
-    assert errors == dict.fromkeys(errors)
+    assert len(errors) == 20 and errors == dict.fromkeys(errors)
 
 
 def test_warnings_and_problems_end_the_report(monkeypatch):
@@ -370,3 +423,44 @@ def test_tools_say_it_in_one_line(tmp_path: Path, tool, hidden, expected):
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and expected in last
+
+
+BROKEN = {
+    "torchvision": 'raise RuntimeError("operator torchvision::nms does not exist")',
+    "cv2": 'raise ImportError("libGL.so.1: cannot open shared object file")',
+    "timm": 'raise ImportError("x")',
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (
+            "torchvision",
+            r"torchvision does not load beside torch [\d.+cu]+ \(operator "
+            r"torchvision::nms does not exist\): run pip install --force-reinstall "
+            r"--no-deps 'torchvision==0\.\d+\.\*', from the same index as torch\.",
+        ),
+        (
+            "cv2",
+            r"OpenCV does not load \(libGL.so.1: cannot open shared object file\): run "
+            r"pip uninstall -y opencv-python, then pip install .*-headless\.",
+        ),
+        ("timm", r"timm does not load \(x\): run pip install 'timm>=1\.0'\."),
+    ],
+)
+def test_a_package_that_does_not_load(tmp_path, module, expected):
+    """The last line of what `import ravlt` prints is the fix."""
+    (tmp_path / f"{module}.py").write_text(BROKEN[module])
+    path = f"{tmp_path}:{ENV.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "ravlt.env"],
+        env=ENV | {"PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(f"ImportError: {expected}", last), last

@@ -43,39 +43,48 @@ pip install -q "pip==$(pinned pip)"
 pip install -q setuptools wheel
 pip install -q torch torchvision numpy
 
-# Write the path of a compiled wheel into the variable `wheel`; compile it if the cache has none.
-compile_mmcv() {
+# Install a compiled mmcv; compile it if the cache has none.
+install_compiled_mmcv() {
   pip install -q ninja
-  local key cache fresh
-  # A wheel that was built where no GPU is visible has no CUDA operators: the key tells them apart.
-  key=$("$venv_python" -c '
-import os, platform, torch
-cuda = torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"
-accelerator = f"cuda{torch.version.cuda}" if cuda else "cpu"
-print(f"py{platform.python_version()}-torch{torch.__version__}-{accelerator}")')-$mmcv$(pinned "$mmcv")
-  case $key in *-cuda*)
+  local accelerator=cpu key cache new
+  # A wheel has CUDA operators for the GPUs that are visible, and none where no GPU is: the key says which.
+  if "$venv_python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || [ "${FORCE_CUDA:-0}" = 1 ]; then
     command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] \
-      || fail "CUDA operators need nvcc; install the CUDA toolkit, or leave out OPS=compiled." ;;
-  esac
+      || fail "CUDA operators need nvcc; install the CUDA toolkit, or leave out OPS=compiled."
+    export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$venv_python" -c '
+import torch
+gpus = range(torch.cuda.device_count())
+print(";".join(sorted({"%d.%d" % torch.cuda.get_device_capability(i) for i in gpus})))')}
+    [ -n "$TORCH_CUDA_ARCH_LIST" ] \
+      || fail "no GPU is visible; name the compute capability of yours, e.g. TORCH_CUDA_ARCH_LIST='8.0;9.0'."
+    accelerator=cuda$("$venv_python" -c 'import torch; print(torch.version.cuda)')-${TORCH_CUDA_ARCH_LIST//[; ]/_}
+  fi
+  key=$("$venv_python" -c 'import platform, torch
+print(f"py{platform.python_version()}-{platform.machine()}-torch{torch.__version__}")')-$accelerator-$mmcv$(pinned "$mmcv")
   cache="${XDG_CACHE_HOME:-$HOME/.cache}/ravlt/$key"
   if ! ls "$cache"/*.whl >/dev/null 2>&1; then
     echo "setup: compiling $mmcv with its operators, 5 to 20 min on 2 cores (kept in $cache)"
-    fresh=$(mktemp -d)
+    new=$cache.$$
+    mkdir -p "$new"
     # CFLAGS replaces Python's own flags. -g0: debug information doubles the build time.
     MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) CFLAGS="-O2 -g0" pip wheel -q --no-deps --no-cache-dir --no-build-isolation \
-      --no-binary "$mmcv" --wheel-dir "$fresh" "$mmcv==$(pinned "$mmcv")" >"$fresh/build.log" 2>&1 \
-      || { tail -n 40 "$fresh/build.log" >&2; fail "$mmcv did not compile; the compiler's output is above."; }
-    mkdir -p "$cache"
-    mv "$fresh"/*.whl "$cache"/
-    rm -rf "$fresh"
+      --no-binary "$mmcv" --wheel-dir "$new" "$mmcv==$(pinned "$mmcv")" >"$new/build.log" 2>&1 \
+      || { tail -n 40 "$new/build.log" >&2; fail "$mmcv did not compile; the compiler's output is above."; }
+    rm -rf "$cache"
+    mv "$new" "$cache"
   fi
-  wheel=$(ls "$cache"/*.whl)
+  pip install -q --no-index --no-deps "$cache"/*.whl
+  if [ "$accelerator" != cpu ]; then
+    "$venv_python" -c 'import sys
+from mmcv.ops import get_compiling_cuda_version
+sys.exit(get_compiling_cuda_version() == "not available")' \
+      || fail "the compiled $mmcv has no CUDA operators; see $cache/build.log."
+  fi
 }
 
 # Building in this environment, not an isolated one, keeps to the pinned setuptools.
 if [ "$ops" = compiled ]; then
-  compile_mmcv
-  pip install -q --no-index --no-deps "$wheel"
+  install_compiled_mmcv
 else
   rm -rf packages/mmops/build  # setuptools would add files that are gone from the sources
   pip install -q --no-build-isolation --force-reinstall --no-deps ./packages/mmops

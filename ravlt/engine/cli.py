@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
-from ravlt.env import find_problems, find_warnings
+from ravlt.env.problems import find_problems, find_warnings
 from ravlt.errors import RAVLTError
 from ravlt.weights.checkpoint import use_safe_loading
 
@@ -30,7 +30,7 @@ def run_cli(main: Callable[[], None]) -> None:
     problems = find_problems()
     if problems:
         sys.exit("\n".join(f"error: {problem}" for problem in problems))
-    if os.environ.get("RANK", "0") == "0":  # all processes would say the same
+    if _is_first_process():  # all would say the same
         for warning in find_warnings():
             print(f"warning: {warning}", file=sys.stderr)
     use_safe_loading()
@@ -53,6 +53,12 @@ def run_cli(main: Callable[[], None]) -> None:
         if not _is_interrupt(error):
             raise
         sys.exit("interrupted: continue with --resume and the same --work-dir.")
+
+
+def _is_first_process() -> bool:
+    """Return whether this is rank 0, as torchrun, Slurm or MPI number the processes."""
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return int(next((os.environ[n] for n in names if n in os.environ), 0)) == 0
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,11 +79,15 @@ def _start_worker(also: Callable[[int], None] | None, worker_id: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
     else:
-        # macOS does not tell the sender, and Windows sends no SIGTERM. PyTorch's
-        # workers end by themselves once their main process is gone.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # macOS does not tell the sender, so the first signal counts as the scheduler's.
+        # The main process sends more of them at its end to a worker that hangs.
+        signal.signal(signal.SIGTERM, _restore_default)
     if also is not None:
         also(worker_id)
+
+
+def _restore_default(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _obey(parent: int) -> None:

@@ -2,7 +2,3 @@
 
 Run ``python -m ravlt.env``.
 """
-
-from .problems import find_problems, find_warnings
-
-__all__ = ["find_problems", "find_warnings"]

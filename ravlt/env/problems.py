@@ -9,10 +9,7 @@ from .operators import import_error
 from .versions import find_versions, is_installed, release, version_warnings
 
 _HOSTS = ("mmengine", "mmcv", "mmdet", "mmseg")
-_INSTALL_LITE = (
-    "pip install mmcv-lite==2.1.0 and, in a checkout of ravlt, pip install "
-    "./packages/mmops"
-)
+_INSTALL_LITE = "pip install './packages/mmops[lite]' in a checkout of ravlt"
 _REBUILD_FORK = (
     "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir "
     "--no-build-isolation --no-binary :all: onedl-mmcv"
@@ -68,7 +65,8 @@ def find_warnings() -> list[str]:
     problem = cuda_problem()
     if problem is not None:
         warnings.append(problem)
-    if torch.cuda.is_available() and import_error() is None:
+    # AMD's builds answer to torch.cuda, too; their operators cannot be asked this way.
+    if torch.version.cuda and torch.cuda.is_available() and import_error() is None:
         from mmcv.ops import get_compiling_cuda_version
 
         if get_compiling_cuda_version() == "not available":
@@ -89,10 +87,7 @@ def _explain_operators(error: Exception, distribution: str, version: str) -> str
             f"run {_replace(distribution)}."
         )
     if distribution == "mmcv-lite":
-        return (
-            f"mmcv-lite {version} has no operators: run, in a checkout of ravlt, pip "
-            f"install ./packages/mmops."
-        )
+        return f"mmcv-lite {version} has no operators: run {_INSTALL_LITE}."
     return f"{distribution} {version} has no operators: run {_replace(distribution)}."
 
 

@@ -16,6 +16,12 @@ _DISTRIBUTIONS = {
 TESTED = {
     "python": ("3.10", "3.13"),
     "torch": ("2.6", "2.15"),
+    "mmengine": ("0.10", "0.10"),
+    "mmdet": ("3.3", "3.3"),
+    "mmsegmentation": ("1.2", "1.2"),
+    "onedl-mmengine": ("0.10", "0.10"),
+    "onedl-mmdetection": ("3.5", "3.5"),
+    "onedl-mmsegmentation": ("1.4", "1.4"),
 }
 
 
@@ -43,16 +49,18 @@ def is_installed(distribution: str) -> bool:
 
 
 def version_warnings() -> list[str]:
-    """Compare Python and torch with the tested range.
+    """Compare Python, torch and the hosts with the tested range.
 
     Returns:
         One sentence for each that lies outside.
     """
     installed = {"python": platform.python_version(), "torch": torch.__version__}
+    installed |= dict(find_versions().values())
     return [
         f"{name} {version} was not tested with ravlt: {low} to {high} were, so run the "
         f"tests (make test) before you rely on it."
         for name, version in installed.items()
+        if name in TESTED
         for low, high in [TESTED[name]]
         if not release(low) <= release(version) <= release(high)
     ]
