@@ -5,6 +5,9 @@
 PYTHON ?= python3
 STACK  ?= openmmlab
 OPS    ?= $(if $(filter onedl,$(STACK)),compiled,torchvision)
+ifeq ($(filter $(STACK)-$(OPS),openmmlab-torchvision openmmlab-compiled onedl-compiled),)
+$(error STACK=$(STACK) OPS=$(OPS) is unknown; use OPS=torchvision or OPS=compiled, or STACK=onedl alone)
+endif
 VENV   := .venv$(if $(filter onedl,$(STACK)),-onedl,$(if $(filter compiled,$(OPS)),-compiled))
 READY  := $(VENV)/.ready
 MMOPS  := packages/mmops/pyproject.toml $(shell find packages/mmops/src -name "*.py")
@@ -28,12 +31,20 @@ help:
 
 env: $(READY)
 
+# A Python that the user names and that is not the environment's: the script refuses it.
+VERSION := -c 'import sys; print(sys.version_info[:2])'
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) $(VERSION) 2>&1),$(shell $(VENV)/bin/python $(VERSION) 2>&1))
+.PHONY: $(READY)
+endif
+endif
+
 $(READY): $(wildcard constraints/*.txt) setup.cfg tools/setup_env.sh $(MMOPS)
-	PYTHON="$(PYTHON)" bash tools/setup_env.sh "$(STACK)" "$(OPS)" "$(VENV)"
+	PYTHON="$(PYTHON)" WHEELHOUSE="$(WHEELHOUSE)" bash tools/setup_env.sh "$(STACK)" "$(OPS)" "$(VENV)"
 	@touch $@
 
-# For a machine without network: copy the checkout and the folder there, then
-# PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheelhouse make env (docs/install.md).
+# For a machine without network: copy the checkout with the folder, then run
+# make env WHEELHOUSE=wheelhouse with the same Python (docs/install.md).
 wheelhouse: env
 	@[ "$(OPS)" = torchvision ] || { echo "make wheelhouse collects the default environment; leave out OPS and STACK."; exit 1; }
 	@rm -rf packages/mmops/build

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.tool_runs import ENV, ROOT, SEG
-from ravlt.env import cuda, operators, problems, versions
+from ravlt.env import cuda, imports, operators, problems, versions
 from ravlt.env import report as report_module
 
 SOUND = {
@@ -80,7 +80,7 @@ def test_absent_mmcv(find):
 def test_too_new_mmcv(find, distribution, version, refused):
     line = (
         f"{distribution} {version} is refused by mmdet and mmseg, which take only "
-        f"mmcv<2.2: run pip uninstall {distribution}, then {LITE}."
+        f"mmcv<2.2: run pip uninstall -y {distribution}, then {LITE}."
     )
     assert find(SOUND | {"mmcv": (distribution, version)}) == [line] * refused
 
@@ -90,31 +90,43 @@ def test_too_new_mmcv_is_right_for_the_forks(find):
 
 
 def test_two_mmcv(find):
-    assert find(COMPILED, also=["mmcv-lite"]) == [
-        f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall mmcv "
+    # The operators may fail as well, but that is no second problem.
+    assert find(COMPILED, ImportError("x"), also=["mmcv-lite"]) == [
+        f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall -y mmcv "
         f"mmcv-lite, then {LITE}."
     ]
 
 
+@pytest.mark.parametrize("missing", ["mmcv", "mmcv.ops"])
+def test_files_that_went_with_another_mmcv(find, missing):
+    error = ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+    assert find(SOUND, error) == [
+        f"Files of mmcv-lite 2.1.0 are missing, as after another mmcv was uninstalled: "
+        f"run pip uninstall -y mmcv-lite, then {LITE}."
+    ]
+
+
 def test_mmcv_without_operators(find):
-    error = ModuleNotFoundError("No module named 'mmcv._ext'")
-    assert find(SOUND, error, ["mmcv._ext"]) == [
-        f"mmcv-lite 2.1.0 has no operators: run {LITE}."
+    name = "mmcv._ext"
+    error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    assert find(SOUND, error) == [f"mmcv-lite 2.1.0 has no operators: run {LITE}."]
+    assert find(COMPILED, error) == [
+        f"mmcv 2.1.0 has no operators: run pip uninstall -y mmcv, then {LITE}."
     ]
-    assert find(COMPILED, error, ["mmcv._ext"]) == [
-        f"mmcv 2.1.0 has no operators: run pip uninstall mmcv, then {LITE}."
-    ]
-    assert find(FORKS, error, ["mmcv._ext"]) == [
+    assert find(FORKS, error) == [
         f"onedl-mmcv 2.3.2 has no operators: run {REBUILD} onedl-mmcv."
     ]
 
 
 def test_operators_of_another_torch(find):
-    error = ImportError("cannot load\n/x/_ext.so: undefined symbol: _ZN3c10")
+    error = ImportError(
+        "cannot load\n/x/_ext.so: undefined symbol: _ZN3c10\n"
+        "Exception raised from x\nframe #1: __libc_start_main"
+    )
     assert find(COMPILED, error) == [
         f"mmcv 2.1.0's operators do not load, most likely because they were built "
         f"for another torch than {torch.__version__} (/x/_ext.so: undefined symbol: "
-        f"_ZN3c10): run pip uninstall mmcv, then {LITE}."
+        f"_ZN3c10): run pip uninstall -y mmcv, then {LITE}."
     ]
 
 
@@ -124,17 +136,21 @@ def test_an_error_without_text(find, error):
     assert "(RuntimeError)" in line
 
 
-def test_missing_requirements_of_mmseg(find):
-    assert find(absent=["ftfy", "regex"]) == [
+def test_missing_requirements_of_the_hosts(find):
+    absent = ["ftfy", "regex", "pkg_resources"]
+    lines = [
         "mmseg needs ftfy: run pip install ftfy.",
         "mmseg needs regex: run pip install regex.",
+        "mmengine needs pkg_resources: run pip install 'setuptools<82'.",
     ]
+    assert find(absent=absent) == lines
+    assert find(FORKS, absent=absent) == lines[:2]
 
 
 def test_several_problems(find):
     found = SOUND | {"mmcv": ("mmcv", "2.2.0")}
     lines = find(found, ImportError("x"), ["ftfy"])
-    assert len(lines) == 3 and all("\n" not in line for line in lines)
+    assert len(lines) == 2 and all("\n" not in line for line in lines)
 
 
 # --------------------------------------------------------------------------------- GPUs
@@ -251,7 +267,7 @@ def test_a_driver_that_does_not_answer(monkeypatch, gpu):
 @pytest.mark.parametrize(
     ("compiled_for", "distribution", "fix"),
     [
-        ("not available", "mmcv", f"pip uninstall mmcv, then {LITE}"),
+        ("not available", "mmcv", f"pip uninstall -y mmcv, then {LITE}"),
         (
             "not available",
             "mmcv-lite",
@@ -423,6 +439,34 @@ def test_tools_say_it_in_one_line(tmp_path: Path, tool, hidden, expected):
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and expected in last
+
+
+def test_without_mmengine(monkeypatch, tmp_path):
+    """Mostly the environment was not entered."""
+    monkeypatch.setattr(imports, "__file__", str(tmp_path / "ravlt/env/imports.py"))
+
+    def explain() -> str:
+        with pytest.raises(ImportError) as raised:
+            imports.require_imports()
+        return str(raised.value)
+
+    monkeypatch.setitem(sys.modules, "mmengine", None)
+    either = ", or [onedl] for the maintained forks."
+    start = "ravlt needs mmengine: run"
+    assert explain() == f"{start} pip install 'ravlt[openmmlab]'{either}"
+    (tmp_path / "setup.cfg").touch()
+    assert explain() == (
+        f"{start} make env in {tmp_path}, or there pip install -e '.[openmmlab]'"
+        f"{either}"
+    )
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    (venv / ".ready").touch()
+    assert explain() == f"{start} source {venv}/bin/activate."
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    assert explain() == (
+        "ravlt needs mmengine, and make env did not finish: run it again."
+    )
 
 
 BROKEN = {

@@ -85,3 +85,44 @@ def test_compiling_needs_a_compiler(tmp_path):
         "setup: no C++ compiler; run: sudo apt-get install g++, or leave out "
         "OPS=compiled."
     )
+
+
+def test_a_python_that_is_not_there(tmp_path):
+    line = setup_env(tmp_path, "openmmlab", "torchvision", ".venv", PYTHON="python3.99")
+    assert line.startswith("setup: python3.99 is not found; name a Python 3.10 to 3.13")
+
+
+def test_an_environment_of_another_python_is_kept():
+    """The user may have made it."""
+    venv = ROOT / ".venv-of-a-test"
+    python = venv / "bin" / "python"
+    try:
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\necho 3.7\n")
+        python.chmod(0o755)
+        line = ["bash", ROOT / "tools" / "setup_env.sh", "openmmlab", "torchvision"]
+        env = os.environ | {"PYTHON": sys.executable}
+        done = subprocess.run(
+            [*line, venv.name], env=env, capture_output=True, text=True
+        )
+        assert python.exists()
+    finally:
+        shutil.rmtree(venv)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"setup: {venv.name} holds another Python than {version}; run rm -rf "
+        f"{venv.name}, then this again.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["OPS=compild", "STACK=mm", "STACK=onedl OPS=torchvision"]
+)
+def test_make_knows_its_options(line):
+    """Also once an environment is there."""
+    done = subprocess.run(
+        ["make", "env", *line.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "is unknown; use OPS=torchvision or OPS=compiled" in done.stderr

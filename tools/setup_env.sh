@@ -18,6 +18,7 @@ esac
 constraints=$PWD/constraints/$ops.txt
 pinned() { sed -n "s/^$1==\([^; ]*\).*/\1/p" "$constraints" constraints/common.txt | head -n 1; }
 
+command -v "$python" >/dev/null || fail "$python is not found; name a Python 3.10 to 3.13, e.g. make env PYTHON=python3.12."
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
   || fail "$("$python" --version) is not supported; name a Python 3.10 to 3.13, e.g. make env PYTHON=python3.12."
 "$python" -c 'import ensurepip' 2>/dev/null \
@@ -29,10 +30,21 @@ assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 
   command -v g++ >/dev/null || fail "no C++ compiler; run: sudo apt-get install g++, or leave out OPS=compiled."
 fi
 
-echo "setup: $stack with operators by $ops into $venv (torch and its CUDA libraries take about 5 GB)"
-"$python" -m venv "$venv"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 venv_python=$PWD/$venv/bin/python
-pip() { "$venv_python" -m pip --disable-pip-version-check "$@" -c "$constraints"; }
+if [ -e "$venv" ] && [ "$("$venv_python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" != "$version" ]; then
+  fail "$venv holds another Python than $version; run rm -rf $venv, then this again."
+fi
+
+echo "setup: $stack with operators by $ops into $venv (a download of 3 GB, 6 GB on the disk)"
+"$python" -m venv "$venv"
+# WHEELHOUSE is a folder of wheels that takes the place of the network.
+links=()
+[ -z "${WHEELHOUSE:-}" ] || links=(--no-index --find-links "$WHEELHOUSE")
+pip() {
+  "$venv_python" -m pip --disable-pip-version-check "$@" ${links[@]+"${links[@]}"} -c "$constraints" \
+    || fail "pip failed, see above; without a network: docs/install.md (a wheelhouse serves one Python; this is $version)."
+}
 # mmcv and mmcv-lite own the same files, so an environment built with the other one starts anew.
 for other in mmcv mmcv-lite; do
   if [ "$other" != "$mmcv" ] && "$venv_python" -m pip -q show "$other" >/dev/null 2>&1; then
@@ -67,13 +79,13 @@ print(f"py{platform.python_version()}-{platform.machine()}-torch{torch.__version
     new=$cache.$$
     mkdir -p "$new"
     # CFLAGS replaces Python's own flags. -g0: debug information doubles the build time.
-    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) CFLAGS="-O2 -g0" pip wheel -q --no-deps --no-cache-dir --no-build-isolation \
-      --no-binary "$mmcv" --wheel-dir "$new" "$mmcv==$(pinned "$mmcv")" >"$new/build.log" 2>&1 \
+    MMCV_WITH_OPS=1 MAX_JOBS=$(nproc) CFLAGS="-O2 -g0" "$venv_python" -m pip wheel -q --no-deps --no-cache-dir \
+      --no-build-isolation --no-binary "$mmcv" --wheel-dir "$new" "$mmcv==$(pinned "$mmcv")" >"$new/build.log" 2>&1 \
       || { tail -n 40 "$new/build.log" >&2; fail "$mmcv did not compile; the compiler's output is above."; }
     rm -rf "$cache"
     mv "$new" "$cache"
   fi
-  pip install -q --no-index --no-deps "$cache"/*.whl
+  pip install -q --no-deps "$cache"/*.whl
   if [ "$accelerator" != cpu ]; then
     "$venv_python" -c 'import sys
 from mmcv.ops import get_compiling_cuda_version
@@ -97,4 +109,5 @@ if ! "$venv_python" -c 'import cv2' 2>/dev/null; then
   "$venv_python" -m pip uninstall -q -y opencv-python
   pip install -q --force-reinstall --no-deps opencv-python-headless
 fi
-"$venv_python" -m ravlt.env
+"$venv_python" -m ravlt.env || fail "installed, but the problems above remain."
+echo "setup: done; enter the environment with: source $venv/bin/activate"

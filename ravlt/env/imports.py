@@ -5,7 +5,9 @@ does not work.
 """
 
 import importlib
+import sys
 from importlib import metadata
+from pathlib import Path
 
 _NEWEST_TORCHVISION = 29  # 0.29 serves torch 2.14 and everything after it
 
@@ -25,10 +27,16 @@ def require_imports() -> None:
 
 
 def _explain_mmengine(error: Exception) -> str:
-    return (
-        "ravlt needs mmengine, which comes with OpenMMLab or its maintained forks: "
-        "run pip install 'ravlt[openmmlab]' or pip install 'ravlt[onedl]'."
-    )
+    checkout = Path(__file__).parents[2]
+    for venv in sorted(checkout.glob(".venv*")):
+        if Path(sys.prefix) == venv:
+            return "ravlt needs mmengine, and make env did not finish: run it again."
+        if (venv / ".ready").exists():
+            return f"ravlt needs mmengine: run source {venv}/bin/activate."
+    install = "pip install 'ravlt[openmmlab]'"
+    if (checkout / "setup.cfg").exists():
+        install = f"make env in {checkout}, or there pip install -e '.[openmmlab]'"
+    return f"ravlt needs mmengine: run {install}, or [onedl] for the maintained forks."
 
 
 def _explain_opencv(error: Exception) -> str:

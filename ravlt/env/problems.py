@@ -1,6 +1,7 @@
 """The known mismatches between the packages, and the line that fixes each."""
 
 import importlib.util
+import re
 
 import torch
 
@@ -31,25 +32,13 @@ def find_problems() -> list[str]:
             f"{', '.join(absent)} not installed: run make env, or pip install "
             f"'ravlt[openmmlab]'."
         ]
-    problems = []
-    distribution, version = found["mmcv"]
-    forks = found["mmdet"][0].startswith("onedl")
-    if is_installed("mmcv") and is_installed("mmcv-lite"):
-        problems.append(
-            f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall mmcv "
-            f"mmcv-lite, then {_INSTALL_LITE}."
-        )
-    elif not forks and release(version) >= (2, 2):
-        problems.append(
-            f"{distribution} {version} is refused by mmdet and mmseg, which take only "
-            f"mmcv<2.2: run pip uninstall {distribution}, then {_INSTALL_LITE}."
-        )
-    error = import_error()
-    if error is not None:
-        problems.append(_explain_operators(error, distribution, version))
-    for name in ("ftfy", "regex"):
+    problems = _operator_problems(found)
+    needed = [("mmseg", "ftfy", "ftfy"), ("mmseg", "regex", "regex")]
+    if found["mmengine"][0] == "mmengine":  # not its fork
+        needed.append(("mmengine", "pkg_resources", "'setuptools<82'"))
+    for user, name, requirement in needed:
         if importlib.util.find_spec(name) is None:
-            problems.append(f"mmseg needs {name}: run pip install {name}.")
+            problems.append(f"{user} needs {name}: run pip install {requirement}.")
     return problems
 
 
@@ -78,17 +67,41 @@ def find_warnings() -> list[str]:
     return warnings
 
 
-def _explain_operators(error: Exception, distribution: str, version: str) -> str:
-    if importlib.util.find_spec("mmcv._ext") is not None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        return (
-            f"{distribution} {version}'s operators do not load, most likely because "
-            f"they were built for another torch than {torch.__version__} ({reason}): "
-            f"run {_replace(distribution)}."
-        )
-    if distribution == "mmcv-lite":
-        return f"mmcv-lite {version} has no operators: run {_INSTALL_LITE}."
-    return f"{distribution} {version} has no operators: run {_replace(distribution)}."
+def _operator_problems(found: dict[str, tuple[str, str]]) -> list[str]:
+    """Return at most one sentence: the fix of the first problem fixes the others."""
+    distribution, version = found["mmcv"]
+    if is_installed("mmcv") and is_installed("mmcv-lite"):
+        return [
+            f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall -y "
+            f"mmcv mmcv-lite, then {_INSTALL_LITE}."
+        ]
+    if not distribution.startswith("onedl") and release(version) >= (2, 2):
+        return [
+            f"{distribution} {version} is refused by mmdet and mmseg, which take only "
+            f"mmcv<2.2: run pip uninstall -y {distribution}, then {_INSTALL_LITE}."
+        ]
+    error = import_error()
+    if error is None:
+        return []
+    if isinstance(error, ModuleNotFoundError) and error.name == "mmcv._ext":
+        fix = _INSTALL_LITE if distribution == "mmcv-lite" else _replace(distribution)
+        return [f"{distribution} {version} has no operators: run {fix}."]
+    if isinstance(error, ModuleNotFoundError) and error.name in ("mmcv", "mmcv.ops"):
+        return [
+            f"Files of {distribution} {version} are missing, as after another mmcv was "
+            f"uninstalled: run pip uninstall -y {distribution}, then {_INSTALL_LITE}."
+        ]
+    return [
+        f"{distribution} {version}'s operators do not load, most likely because they "
+        f"were built for another torch than {torch.__version__} ({_reason(error)}): "
+        f"run {_replace(distribution)}."
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of an error before the frames that PyTorch appends."""
+    text = re.split(r"\nException raised from|\nframe #", str(error))[0].strip()
+    return (text or type(error).__name__).splitlines()[-1]
 
 
 def _replace(distribution: str) -> str:
@@ -97,4 +110,4 @@ def _replace(distribution: str) -> str:
         return _REBUILD_FORK
     if distribution == "mmcv-lite":
         return "pip install --force-reinstall torch torchvision"
-    return f"pip uninstall {distribution}, then {_INSTALL_LITE}"
+    return f"pip uninstall -y {distribution}, then {_INSTALL_LITE}"
