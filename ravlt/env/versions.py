@@ -15,7 +15,7 @@ _DISTRIBUTIONS = {
 # Lowest and highest release with which the whole test suite has passed.
 TESTED = {
     "python": ("3.10", "3.13"),
-    "torch": ("2.6", "2.15"),
+    "torch": ("2.10", "2.15"),
     "mmengine": ("0.10", "0.10"),
     "mmdet": ("3.3", "3.3"),
     "mmsegmentation": ("1.2", "1.2"),
