@@ -10,6 +10,7 @@ from mmcv.ops.multi_scale_deform_attn import (
     multi_scale_deformable_attn_pytorch,
 )
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = torch.tensor([[5, 7], [3, 2], [1, 1]])
 
@@ -150,6 +151,36 @@ def test_no_queries(ours, images, queries):
     assert not any(grad.any() for grad in grads)
 
 
+class Calls(TorchDispatchMode):
+    """Collect the names of PyTorch's operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_gradient_does_without_the_lookups_own(ours):
+    """On GPUs its kernel counts threads with 32 bits, too few for many samples."""
+    value, locations, weights = example(torch.float32)
+    with Calls() as calls:
+        ours.ms_deform_attn_backward(
+            value,
+            SHAPES,
+            starts(),
+            locations,
+            weights,
+            torch.ones(2, 4, 10),
+            *(torch.zeros_like(tensor) for tensor in (value, locations, weights)),
+            im2col_step=64,
+        )
+    assert "index_add_" in calls.names
+    assert not any("embedding_bag" in name for name in calls.names)
+
+
 def test_far_points_cost_nothing(ours):
     value, locations, weights = example(torch.float32)
     locations = locations * 1e30
@@ -181,6 +212,24 @@ def test_gpu_equals_cpu(ours, no_sync, dtype):
     for ours_, theirs in zip(result, expected, strict=True):
         bound = 16 * torch.finfo(dtype).eps * max(theirs.abs().max(), 1)
         assert (ours_.cpu().double() - theirs).abs().max() < bound
+
+
+@pytest.mark.gpu
+def test_gpu_takes_more_samples_than_a_warp_index_of_32_bits(ours):
+    copies, tensors = 250_000, example(torch.float32, images=1)
+    value, locations, weights = (tensor.cuda() for tensor in tensors)
+    assert 4 * copies * weights.numel() > 2**31 // 32
+
+    def attend_copies(*tensors: Tensor) -> Tensor:
+        return attend(*tensors).unflatten(1, (copies, -1)).mean(1)
+
+    many = [value, *(t.repeat(1, copies, *[1] * (t.dim() - 2)) for t in tensors[1:])]
+    result = with_grads(attend_copies, [t.cuda() for t in many])
+    expected = with_grads(attend, [value, locations, weights])
+    torch.testing.assert_close(result[:2], expected[:2], rtol=1e-3, atol=1e-4)
+    for ours_, theirs in zip(result[2:], expected[2:], strict=True):
+        ours_ = copies * ours_.unflatten(1, (copies, -1))
+        torch.testing.assert_close(ours_, theirs[:, None].expand_as(ours_))
 
 
 @pytest.mark.gpu

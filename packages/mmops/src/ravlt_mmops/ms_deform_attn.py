@@ -39,7 +39,7 @@ def ms_deform_attn_forward(
         at_least_float32(sampling_locations),
         at_least_float32(attention_weights),
     )
-    output = _look_up(value, rows, factors)
+    output = F.embedding_bag(rows, _rows(value), per_sample_weights=factors, mode="sum")
     shape = *attention_weights.shape[:2], value.size(2) * value.size(3)
     return output.view(shape).to(value.dtype)
 
@@ -72,31 +72,29 @@ def ms_deform_attn_backward(
         rows, factors = _samples(
             value, value_spatial_shapes, value_level_start_index, *inputs
         )
-        output = _look_up(value, rows, factors)
-    grad_output = grad_output.reshape(output.shape).to(output.dtype)
-    grads = torch.autograd.grad(output, inputs, grad_output)
+    values = _rows(value)
+    grad_output = grad_output.reshape(-1, values.size(1)).to(values.dtype)
+
+    # The lookup's own gradient sorts all samples and, on GPUs, holds a row of channels
+    # for each of them and counts threads with 32 bits. Here the samples of the same
+    # number in all bags take their turn.
+    grad_values, product = torch.zeros_like(values), torch.empty_like(grad_output)
+    rows, columns = rows.t().contiguous(), factors.detach().t().contiguous()
+    grad_factors = torch.empty_like(columns)
+    for row, factor, grad_factor in zip(rows, columns, grad_factors, strict=True):
+        torch.index_select(values, 0, row, out=product)
+        torch.sum(product.mul_(grad_output), dim=1, out=grad_factor)
+        torch.mul(grad_output, factor[:, None], out=product)
+        grad_values.index_add_(0, row, product)
+    grad_value.copy_(grad_values.view(value.shape))
+    grads = torch.autograd.grad(factors, inputs, grad_factors.t())
     grad_sampling_loc.copy_(grads[0])
     grad_attn_weight.copy_(grads[1])
-
-    # The lookup's own gradient sorts all samples and, on GPUs, holds one row of
-    # channels for each of them; additions need one row for each query and head.
-    grad_rows = torch.zeros_like(_rows(value))
-    rows, factors = rows.t().contiguous(), factors.detach().t().contiguous()
-    product = torch.empty_like(grad_output)
-    for row, factor in zip(rows, factors, strict=True):
-        torch.mul(grad_output, factor[:, None], out=product)
-        grad_rows.index_add_(0, row, product)
-    grad_value.copy_(grad_rows.view(value.shape))
 
 
 def _rows(value: Tensor) -> Tensor:
     """Return values as one row of channels for each image, token and head."""
     return at_least_float32(value).reshape(-1, value.size(-1))
-
-
-def _look_up(value: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
-    """Sum rows of the values times their factors, shape (bags, channels)."""
-    return F.embedding_bag(rows, _rows(value), per_sample_weights=factors, mode="sum")
 
 
 def _samples(
