@@ -31,7 +31,16 @@ def ms_deform_attn_forward(
 
     Returns:
         Shape (N, queries, heads * channels), in the dtype of the values.
+
+    Raises:
+        NotImplementedError: If the values are bfloat16.
     """
+    if value.dtype == torch.bfloat16:
+        raise NotImplementedError(
+            "MultiScaleDeformableAttention got bfloat16 values, and mmcv rounds the "
+            "sampling locations to that dtype, whose 8 bits are too few for the "
+            "pixels of a map: use float16 AMP or float32."
+        )
     rows, factors = _samples(
         value,
         value_spatial_shapes,
