@@ -141,18 +141,18 @@ def _differentiate(
     height, width = input.shape[2:]
     pixels = to_pixels(input)
     along_x, along_y = torch.zeros_like(bins.top), torch.zeros_like(bins.top)
-    for y, x, present in iterate_samples(bins, sampling_ratio):
-        inside = present & is_inside(y, x, height, width)
+    for some, y, x in iterate_samples(bins, sampling_ratio):
+        inside = is_inside(y, x, height, width)
         top, bottom = find_neighbours(y, height)
         left, right = find_neighbours(x, width)
         rows = (top, -1, bottom - y), (bottom, 1, y - top)
         columns = (left, -1, right - x), (right, 1, x - left)
         for row, sign_y, weight_y in rows:
             for column, sign_x, weight_x in columns:
-                index = (bins.image * height + row) * width + column
-                value = (pixels[index] * grad).sum(dim=-1)
-                along_x += torch.where(inside, sign_x * weight_y * value, 0)
-                along_y += torch.where(inside, sign_y * weight_x * value, 0)
+                index = (bins.image[some] * height + row) * width + column
+                value = (pixels[index] * grad[some]).sum(dim=-1)
+                along_x[some] += torch.where(inside, sign_x * weight_y * value, 0)
+                along_y[some] += torch.where(inside, sign_y * weight_x * value, 0)
     samples_y, samples_x = count_samples(bins, sampling_ratio)
     count = (samples_y * samples_x).clamp(min=1)
     return along_x / count, along_y / count

@@ -69,13 +69,13 @@ def roi_align_forward(
     # mmcv starts from this number in every dtype, so a bin without samples has it.
     lowest = torch.finfo(torch.float32).min
     largest = input.new_full((len(rois), *size, channels), lowest)
-    best_y = best_x = torch.full_like(largest, -1)
-    for y, x, present in iterate_samples(bins, sampling_ratio):
-        value = interpolate(pixels, bins.image, y, x, height, width)
-        better = (value > largest) & present[..., None]
-        largest = torch.where(better, value, largest)
-        best_y = torch.where(better, y[..., None], best_y)
-        best_x = torch.where(better, x[..., None], best_x)
+    best_y, best_x = torch.full_like(largest, -1), torch.full_like(largest, -1)
+    for some, y, x in iterate_samples(bins, sampling_ratio):
+        value = interpolate(pixels, bins.image[some], y, x, height, width)
+        better = value > largest[some]
+        news = (largest, value), (best_y, y[..., None]), (best_x, x[..., None])
+        for best, new in news:
+            best[some] = torch.where(better, new, best[some])
     for buffer, found in ((output, largest), (argmax_y, best_y), (argmax_x, best_x)):
         buffer.copy_(found.movedim(-1, 1))
 

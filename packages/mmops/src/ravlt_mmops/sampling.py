@@ -5,6 +5,7 @@ index then fetches all channels of a pixel.
 """
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ def count_samples(bins: Bins, sampling_ratio: int) -> tuple[Tensor, Tensor]:
 
 def iterate_samples(
     bins: Bins, sampling_ratio: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
     """Yield one sample of every bin after the other, row by row.
 
     Args:
@@ -78,21 +79,39 @@ def iterate_samples(
         sampling_ratio: The number of samples along each axis; 0 takes one a pixel.
 
     Yields:
-        The samples' y and x, ``(rois, rows, columns)`` each, and whether the RoI has
-        this sample, ``(rois, 1, 1)``.
+        Which RoIs have this sample, an index of their dimension, and the samples' y
+        and x, ``(these rois, rows, columns)`` each.
     """
     if bins.top.numel() == 0:
         return
     rows, columns = count_samples(bins, sampling_ratio)
-    last_row = last_column = sampling_ratio
-    if sampling_ratio <= 0:
-        # The boxes decide how long the loop is, so a GPU is asked once.
-        last_row, last_column = torch.stack((rows.max(), columns.max())).int().tolist()
-    for row in range(last_row):
-        for column in range(last_column):
-            y = bins.top + (row + 0.5) * bins.height / rows
-            x = bins.left + (column + 0.5) * bins.width / columns
-            yield y, x, (row < rows) & (column < columns)
+    if sampling_ratio > 0:
+        turns = repeat(slice(None), sampling_ratio**2)
+    else:
+        turns = _list_turns((rows * columns).flatten())
+    for number, rois in enumerate(turns):
+        _, top, left, height, width = (part[rois] for part in bins)
+        row, column = number // columns[rois], number % columns[rois]
+        y = top + (row + 0.5) * height / rows[rois]
+        x = left + (column + 0.5) * width / columns[rois]
+        yield rois, y, x
+
+
+def _list_turns(counts: Tensor) -> Iterator[Tensor]:
+    """Yield the indices of the RoIs that have a first sample, a second, and so on.
+
+    Args:
+        counts: The numbers of samples, ``(rois,)``; NaN and infinity mean none.
+    """
+    counts = counts.nan_to_num(0, posinf=0).long()
+    counts, order = counts.sort(descending=True)
+    # The boxes decide how long the loop is, so a GPU is asked once.
+    counts = counts.tolist()
+    number = len(counts)
+    for turn in range(counts[0]):
+        while counts[number - 1] <= turn:
+            number -= 1
+        yield order[:number]
 
 
 def find_neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
