@@ -218,6 +218,18 @@ def test_half_precision(ours, convolve, dtype):
 
 
 @pytest.mark.parametrize("convolve", [plain, modulated])
+def test_sums_over_images_are_rounded_once(ours, convolve):
+    tensors, _, args = example(GEOMETRIES[0], torch.bfloat16, images=32)
+    kwargs = dict(step=1) if convolve is plain else {}
+    result = with_grads(convolve, tensors, args, **kwargs)
+    double = [tensor.double() for tensor in tensors]
+    expected = with_grads(convolve, double, args, **kwargs)
+    weight = 3 if convolve is plain else 4
+    error = (result[weight].double() - expected[weight]).norm()
+    assert error < 0.003 * expected[weight].norm()
+
+
+@pytest.mark.parametrize("convolve", [plain, modulated])
 def test_layout(ours, convolve):
     tensors, _, args = example(GEOMETRIES[1])
     expected = with_grads(convolve, tensors, args)

@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
-from ravlt_mmops.precision import to_kernel_dtype
+from ravlt_mmops.precision import at_least_float32, to_kernel_dtype
 
 
 class _Geometry(NamedTuple):
@@ -325,6 +325,9 @@ def _backward(
     """Write or add the gradients as mmcv does, `step` images at a time."""
     weight = to_kernel_dtype(weight)
     bias = weight.new_zeros(weight.size(0))
+    # Sums in half precision would lose digits with every image.
+    sum_weight = torch.zeros_like(at_least_float32(weight))
+    sum_bias = torch.zeros_like(at_least_float32(bias))
     for start in range(0, len(input), step):
         images = slice(start, start + step)
         grad_input, grad_weight, grad_offset, grad_mask, grad_bias = (
@@ -341,12 +344,14 @@ def _backward(
         )
         _drop_outer_border(grad_offset, offset[images], weight.shape[2:], geometry)
         grads.input[images] += grad_input
-        grads.weight.add_(grad_weight)
+        sum_weight += grad_weight
+        sum_bias += grad_bias
         grads.offset[images] = grad_offset
         if grads.mask is not None:
             grads.mask[images] = grad_mask
-        if grads.bias is not None:
-            grads.bias.add_(grad_bias)
+    grads.weight.add_(sum_weight)
+    if grads.bias is not None:
+        grads.bias.add_(sum_bias)
 
 
 def _drop_outer_border(
