@@ -169,6 +169,20 @@ def test_buffers_equal_the_compiled_operators(compiled, ours, mode):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_float32_rois_keep_their_place_in_float16_maps(ours, device):
+    """Above 2048, float16 counts every second pixel only."""
+    maps = torch.arange(3000.0, device=device).remainder(7).half().expand(1, 1, 4, -1)
+    rois = torch.tensor([[0, 2051.0, 1, 2053, 3]], device=device)
+    for ours_, theirs in zip(
+        run(maps, rois, scale=1.0),
+        run(maps.float(), rois, scale=1.0),
+        strict=True,
+    ):
+        assert ours_.dtype == torch.float16
+        torch.testing.assert_close(ours_.float(), theirs, rtol=0.002, atol=0.002)
+
+
 @pytest.mark.gpu
 @MODES
 @pytest.mark.parametrize("ratio", [0, 2])

@@ -55,8 +55,7 @@ def roi_align_forward(
         )
     size = (aligned_height, aligned_width)
     if pool_mode == 1:
-        input = to_kernel_dtype(input)
-        rois = rois.to(input.dtype)
+        input, rois = _match(input, rois)
         forward = torch.ops.torchvision.roi_align
         with torch.autocast(input.device.type, enabled=False):  # it casts the maps
             pooled = forward(input, rois, spatial_scale, *size, sampling_ratio, aligned)
@@ -109,10 +108,9 @@ def roi_align_backward(
         aligned: Whether pixel centres lie at half pixels of the image.
     """
     if pool_mode == 1:
-        grad = to_kernel_dtype(grad_output)
+        grad, rois = _match(grad_output, rois)
         backward = torch.ops.torchvision._roi_align_backward
         size = (aligned_height, aligned_width, *grad_input.shape)
-        rois = rois.to(grad.dtype)
         grad_input.copy_(
             backward(grad, rois, spatial_scale, *size, sampling_ratio, aligned)
         )
@@ -123,3 +121,13 @@ def roi_align_backward(
     channel = torch.arange(channels, device=grad.device)
     plane = (rois[:, :1].long() * channels + channel)[:, :, None, None]
     grad_input.copy_(interpolate_backward(grad, plane, y, x, grad_input.shape))
+
+
+def _match(values: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the wider of their dtypes, or in float32 for want of a kernel.
+
+    float16 has no odd pixels above 2048, so float32 RoIs must not be rounded to it.
+    """
+    wider = torch.promote_types(values.dtype, rois.dtype)
+    values = to_kernel_dtype(values.to(wider))
+    return values, rois.to(values.dtype)
