@@ -8,30 +8,15 @@ boxes' sizes. Prefix sums are differences of large numbers, hence float64.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ravlt_mmops.sampling import Edges, find_edges
+
 # The taps of a corner beyond the map read up to two pixels outside.
 MARGIN = 2
-
-
-class Corners(NamedTuple):
-    """The corners of all bins, in pixels of the feature map, float64.
-
-    Attributes:
-        image: The RoIs' indices in the batch, ``(rois, 1, 1)``, int64.
-        y: The bins' edges along y, ``(rois, rows + 1, 1)``.
-        x: The bins' edges along x, ``(rois, 1, columns + 1)``.
-        area: The area of a bin, ``(rois, 1, 1, 1)``.
-    """
-
-    image: Tensor
-    y: Tensor
-    x: Tensor
-    area: Tensor
 
 
 def prroi_pool_forward(
@@ -53,13 +38,13 @@ def prroi_pool_forward(
         pooled_width: The number of bins along x.
         spatial_scale: The feature map's size over the image's.
     """
-    corners = _find_corners(rois, pooled_height, pooled_width, spatial_scale)
+    edges = _find_edges(rois, pooled_height, pooled_width, spatial_scale)
     sums = _sum_prefixes(input)
     integral = 0
-    for index, weight, _, _ in _iterate_taps(corners, *input.shape[2:]):
+    for index, weight, _, _ in _iterate_taps(edges, *input.shape[2:]):
         integral = integral + weight[..., None] * sums[index]
     integral = integral.diff(dim=1).diff(dim=2)
-    output.copy_(_divide(integral, corners.area).movedim(-1, 1))
+    output.copy_(_divide(integral, _find_areas(edges)).movedim(-1, 1))
 
 
 def prroi_pool_backward(
@@ -81,11 +66,11 @@ def prroi_pool_backward(
         spatial_scale: The feature map's size over the image's.
     """
     batch, channels, height, width = grad_input.shape
-    corners = _find_corners(rois, pooled_height, pooled_width, spatial_scale)
-    grad = _to_corner_gradient(grad_output, corners)
+    edges = _find_edges(rois, pooled_height, pooled_width, spatial_scale)
+    grad = _to_corner_gradient(grad_output, edges)
     padded = (batch, height + 2 * MARGIN, width + 2 * MARGIN, channels)
     sums = grad.new_zeros(padded).flatten(0, 2)
-    for index, weight, _, _ in _iterate_taps(corners, height, width):
+    for index, weight, _, _ in _iterate_taps(edges, height, width):
         index = index.expand(grad.shape[:3]).flatten()
         sums.index_add_(0, index, (weight[..., None] * grad).flatten(0, 2))
     maps = sums.view(padded)
@@ -117,18 +102,18 @@ def prroi_pool_coor_backward(
         pooled_width: The number of bins along x.
         spatial_scale: The feature map's size over the image's.
     """
-    corners = _find_corners(rois, pooled_height, pooled_width, spatial_scale)
-    grad = _to_corner_gradient(grad_output, corners)
+    edges = _find_edges(rois, pooled_height, pooled_width, spatial_scale)
+    grad = _to_corner_gradient(grad_output, edges)
     sums = _sum_prefixes(input)
-    grad_y, grad_x = torch.zeros_like(corners.y), torch.zeros_like(corners.x)
-    for index, _, slope_y, slope_x in _iterate_taps(corners, *input.shape[2:]):
+    grad_y, grad_x = torch.zeros_like(edges.y), torch.zeros_like(edges.x)
+    for index, _, slope_y, slope_x in _iterate_taps(edges, *input.shape[2:]):
         value = (sums[index] * grad).sum(dim=-1)
         grad_y += (slope_y * value).sum(dim=2, keepdim=True)
         grad_x += (slope_x * value).sum(dim=1, keepdim=True)
     # The average is the integral over the area, which depends on the RoI too.
     shrink = (output.double() * grad_output.double()).sum(dim=(1, 2, 3))
-    size_y = pooled_height * (corners.y[:, 1] - corners.y[:, 0]).flatten()
-    size_x = pooled_width * (corners.x[:, :, 1] - corners.x[:, :, 0]).flatten()
+    size_y = pooled_height * edges.height.flatten()
+    size_x = pooled_width * edges.width.flatten()
     y1, y2 = _split_edges(grad_y.flatten(1), _divide(shrink, size_y))
     x1, x2 = _split_edges(grad_x.flatten(1), _divide(shrink, size_x))
     grad_rois.copy_(
@@ -136,17 +121,14 @@ def prroi_pool_coor_backward(
     )
 
 
-def _find_corners(
-    rois: Tensor, rows: int, columns: int, spatial_scale: float
-) -> Corners:
+def _find_edges(rois: Tensor, rows: int, columns: int, spatial_scale: float) -> Edges:
     """Split RoIs into bins; a RoI of negative size is none."""
-    image, x1, y1, x2, y2 = rois.double()[:, :, None, None].unbind(1)
-    x1, y1, x2, y2 = (edge * spatial_scale for edge in (x1, y1, x2, y2))
-    height, width = (y2 - y1).clamp(min=0) / rows, (x2 - x1).clamp(min=0) / columns
-    row = torch.arange(rows + 1, device=rois.device)[:, None]
-    column = torch.arange(columns + 1, device=rois.device)
-    area = (height * width)[..., None]
-    return Corners(image.long(), y1 + row * height, x1 + column * width, area)
+    return find_edges(rois.double(), rows, columns, spatial_scale, smallest=0)
+
+
+def _find_areas(edges: Edges) -> Tensor:
+    """Return the areas of a bin of each RoI, ``(rois, 1, 1, 1)``."""
+    return (edges.height * edges.width)[..., None]
 
 
 def _sum_prefixes(input: Tensor) -> Tensor:
@@ -156,21 +138,21 @@ def _sum_prefixes(input: Tensor) -> Tensor:
 
 
 def _iterate_taps(
-    corners: Corners, height: int, width: int
+    edges: Edges, height: int, width: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield the prefix sums that the antiderivative at each corner consists of.
 
     Args:
-        corners: The corners of all bins.
+        edges: The edges between all bins, float64.
         height: The feature map's height.
         width: The feature map's width.
 
     Yields:
         The prefix sum's row, its weight, and the weight's derivatives along y and x.
     """
-    first_y, weights_y, slopes_y = _weigh(corners.y, height)
-    first_x, weights_x, slopes_x = _weigh(corners.x, width)
-    top = corners.image * (height + 2 * MARGIN) + first_y
+    first_y, weights_y, slopes_y = _weigh(edges.y, height)
+    first_x, weights_x, slopes_x = _weigh(edges.x, width)
+    top = edges.image * (height + 2 * MARGIN) + first_y
     for row, (weight_y, slope_y) in enumerate(zip(weights_y, slopes_y, strict=True)):
         for column, (weight_x, slope_x) in enumerate(
             zip(weights_x, slopes_x, strict=True)
@@ -191,9 +173,9 @@ def _weigh(
     return low.long() + MARGIN - 1, weights, slopes
 
 
-def _to_corner_gradient(grad_output: Tensor, corners: Corners) -> Tensor:
+def _to_corner_gradient(grad_output: Tensor, edges: Edges) -> Tensor:
     """Return the gradient of the antiderivative at the corners, channels last."""
-    grad = _divide(grad_output.double().movedim(1, -1), corners.area)
+    grad = _divide(grad_output.double().movedim(1, -1), _find_areas(edges))
     # The transpose of the differences along both axes.
     return -pad(-pad(grad, (0, 0, 1, 1)).diff(dim=2), (0, 0, 0, 0, 1, 1)).diff(dim=1)
 

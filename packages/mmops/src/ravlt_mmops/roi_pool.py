@@ -5,6 +5,7 @@ import torchvision as torchvision  # registers its operators
 from torch import Tensor
 
 from ravlt_mmops.precision import at_least_float32
+from ravlt_mmops.sampling import find_edges
 
 
 def roi_pool_forward(
@@ -68,13 +69,11 @@ def roi_pool_backward(
 
 def _split(rois: Tensor, rows: int, columns: int, spatial_scale: float) -> Tensor:
     """Return the first and last pixels of all bins, ``(rois, rows, columns, 5)``."""
-    image, x1, y1, x2, y2 = rois[:, :, None, None].unbind(1)
-    x1, y1, x2, y2 = (v * spatial_scale for v in (x1, y1, x2 + 1, y2 + 1))
-    row = torch.arange(rows, device=rois.device)[:, None]
-    column = torch.arange(columns, device=rois.device)
-    height, width = (y2 - y1) / rows, (x2 - x1) / columns
-    left, right = (column * width + x1).floor(), ((column + 1) * width + x1).ceil() - 1
-    top, bottom = (row * height + y1).floor(), ((row + 1) * height + y1).ceil() - 1
+    rois = torch.cat((rois[:, :3], rois[:, 3:] + 1), dim=1)  # the pixels' far edges
+    image, y, x, height, width = find_edges(rois, rows, columns, spatial_scale)
+    left, right = x[:, :, :-1].floor(), x[:, :, 1:].ceil() - 1
+    top, bottom = y[:, :-1].floor(), y[:, 1:].ceil() - 1
+    image = image.to(rois.dtype)
     bins = torch.stack(torch.broadcast_tensors(image, left, top, right, bottom), dim=-1)
     # torchvision makes an empty bin one pixel large. Beyond the map it stays empty.
     empty = (height <= 0) | (width <= 0) | (right < left) | (bottom < top)

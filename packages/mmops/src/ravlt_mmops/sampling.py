@@ -6,10 +6,29 @@ index then fetches all channels of a pixel.
 
 from collections.abc import Iterator
 from itertools import repeat
+from math import inf
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Edges(NamedTuple):
+    """The edges between all bins, in pixels of the feature map.
+
+    Attributes:
+        image: The RoIs' indices in the batch, ``(rois, 1, 1)``, int64.
+        y: The bins' edges along y, ``(rois, rows + 1, 1)``.
+        x: The bins' edges along x, ``(rois, 1, columns + 1)``.
+        height: The bins' heights, ``(rois, 1, 1)``.
+        width: The bins' widths, ``(rois, 1, 1)``.
+    """
+
+    image: Tensor
+    y: Tensor
+    x: Tensor
+    height: Tensor
+    width: Tensor
 
 
 class Bins(NamedTuple):
@@ -30,6 +49,33 @@ class Bins(NamedTuple):
     width: Tensor
 
 
+def find_edges(
+    rois: Tensor,
+    rows: int,
+    columns: int,
+    spatial_scale: float,
+    shift: float = 0,
+    smallest: float = -inf,
+) -> Edges:
+    """Split RoIs into bins.
+
+    Args:
+        rois: Image index, x1, y1, x2, y2 in pixels of the image, ``(rois, 5)``.
+        rows: The number of bins along y.
+        columns: The number of bins along x.
+        spatial_scale: The feature map's size over the image's.
+        shift: What is subtracted from all coordinates, in pixels of the feature map.
+        smallest: The least width and height of a RoI in pixels of the feature map.
+    """
+    image, x1, y1, x2, y2 = rois[:, :, None, None].unbind(1)
+    x1, y1, x2, y2 = (edge * spatial_scale - shift for edge in (x1, y1, x2, y2))
+    height = (y2 - y1).clamp(min=smallest) / rows
+    width = (x2 - x1).clamp(min=smallest) / columns
+    row = torch.arange(rows + 1, device=rois.device)[:, None]
+    column = torch.arange(columns + 1, device=rois.device)
+    return Edges(image.long(), y1 + row * height, x1 + column * width, height, width)
+
+
 def split_rois(
     rois: Tensor, rows: int, columns: int, spatial_scale: float, aligned: bool
 ) -> Bins:
@@ -43,17 +89,12 @@ def split_rois(
         aligned: Whether pixel centres lie at half pixels of the image. Otherwise
             every RoI is at least one pixel of the feature map wide and high.
     """
-    image, x1, y1, x2, y2 = rois[:, :, None, None].unbind(1)
-    shift = 0.5 if aligned else 0.0
-    x1, y1, x2, y2 = (edge * spatial_scale - shift for edge in (x1, y1, x2, y2))
-    height, width = y2 - y1, x2 - x1
-    if not aligned:
-        height, width = height.clamp(min=1), width.clamp(min=1)
-    height, width = height / rows, width / columns
-    row = torch.arange(rows, device=rois.device)[:, None]
-    column = torch.arange(columns, device=rois.device)
-    top, left = torch.broadcast_tensors(y1 + row * height, x1 + column * width)
-    return Bins(image.long(), top, left, height, width)
+    shift, smallest = (0.5, -inf) if aligned else (0, 1)
+    image, y, x, height, width = find_edges(
+        rois, rows, columns, spatial_scale, shift, smallest
+    )
+    top, left = torch.broadcast_tensors(y[:, :-1], x[:, :, :-1])
+    return Bins(image, top, left, height, width)
 
 
 def count_samples(bins: Bins, sampling_ratio: int) -> tuple[Tensor, Tensor]:
