@@ -1,7 +1,5 @@
-"""Content-aware upsampling.
-
-Source: Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019.
-"""
+"""Content-aware upsampling of "CARAFE: Content-Aware ReAssembly of FEatures"
+(https://arxiv.org/abs/1905.02188)."""
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +16,17 @@ def carafe_naive_forward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Write the upsampled features.
+    """Sum the features around every pixel of the output times its kernel.
 
     Args:
-        features: Shape (N, C, H, W).
-        masks: Kernels of all output pixels, shape
-            (N, group_size * kernel_size**2, H * scale_factor, W * scale_factor).
-        output: Shape (N, C, H * scale_factor, W * scale_factor).
-        kernel_size: Odd side of the kernels in input pixels.
-        group_size: Number of channel groups with kernels of their own.
-        scale_factor: Integer ratio of the resolutions.
+        features: Feature maps, ``(batch, channels, height, width)``.
+        masks: The kernels of all pixels of the output, ``(batch, group_size *
+            kernel_size**2, height * scale_factor, width * scale_factor)``.
+        output: Buffer, ``(batch, channels, height * scale_factor, width *
+            scale_factor)``.
+        kernel_size: The odd side of the kernels in pixels of the input.
+        group_size: The number of channel groups with kernels of their own.
+        scale_factor: The integer ratio of the resolutions.
     """
     features, masks = at_least_float32(features), at_least_float32(masks)
     output.copy_(_reassemble(features, masks, kernel_size, group_size, scale_factor))
@@ -43,13 +42,17 @@ def carafe_naive_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Write the gradients of features and kernels.
+    """Compute the gradients of :func:`carafe_naive_forward`.
 
     Args:
-        top_grad: Gradient of the output.
-        features, masks, kernel_size, group_size, scale_factor: As in the forward pass.
-        bottom_grad: Shape of the features.
-        mask_grad: Shape of the kernels.
+        top_grad: The gradient of the output.
+        features: As in the forward pass.
+        masks: As in the forward pass.
+        bottom_grad: Buffer of the shape of ``features``.
+        mask_grad: Buffer of the shape of ``masks``.
+        kernel_size: As in the forward pass.
+        group_size: As in the forward pass.
+        scale_factor: As in the forward pass.
     """
     inputs = [at_least_float32(t).detach().requires_grad_() for t in (features, masks)]
     with torch.enable_grad():
@@ -70,13 +73,18 @@ def carafe_forward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Write the upsampled features and keep the input for the backward pass.
+    """Do as :func:`carafe_naive_forward` and keep the features.
 
     Args:
-        features, masks, output, kernel_size, group_size, scale_factor: As in
-            `carafe_naive_forward`.
-        rfeatures: Receives the features; mmcv hands them to `carafe_backward`.
-        routput, rmasks: Unused here.
+        features: Feature maps, ``(batch, channels, height, width)``.
+        masks: As in :func:`carafe_naive_forward`.
+        rfeatures: Buffer for the features, which :func:`carafe_backward` gets.
+        routput: Unused here.
+        rmasks: Unused here.
+        output: As in :func:`carafe_naive_forward`.
+        kernel_size: As in :func:`carafe_naive_forward`.
+        group_size: As in :func:`carafe_naive_forward`.
+        scale_factor: As in :func:`carafe_naive_forward`.
     """
     rfeatures.copy_(features)
     carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
@@ -96,13 +104,21 @@ def carafe_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Write the gradients of features and kernels.
+    """Compute the gradients of :func:`carafe_forward`.
 
     Args:
-        top_grad, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor:
-            As in `carafe_naive_backward`.
-        rfeatures: The features as `carafe_forward` left them.
-        rtop_grad, rbottom_grad_hs, rbottom_grad, rmask_grad: Unused here.
+        top_grad: The gradient of the output.
+        rfeatures: As the forward function filled it.
+        masks: As in the forward pass.
+        rtop_grad: Unused here.
+        rbottom_grad_hs: Unused here.
+        rbottom_grad: Unused here.
+        rmask_grad: Unused here.
+        bottom_grad: Buffer of the shape of the features.
+        mask_grad: Buffer of the shape of ``masks``.
+        kernel_size: As in the forward pass.
+        group_size: As in the forward pass.
+        scale_factor: As in the forward pass.
     """
     carafe_naive_backward(
         top_grad,

@@ -1,8 +1,6 @@
-"""Deformable convolutions by torchvision's operator.
-
-Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al.,
-"Deformable ConvNets v2", CVPR 2019.
-"""
+"""Deformable convolutions of "Deformable Convolutional Networks"
+(https://arxiv.org/abs/1703.06211) and "Deformable ConvNets v2"
+(https://arxiv.org/abs/1811.11168) by torchvision's operator."""
 
 from typing import NamedTuple
 
@@ -45,21 +43,27 @@ def deform_conv_forward(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Write the deformable convolution without modulation.
+    """Compute the deformable convolution without modulation.
 
     Args:
-        input: Features, shape (N, C, H, W).
-        weight: Kernel, shape (C_out, C / group, kH, kW).
-        offset: Shifts (y, x) of the sampling points in pixels, shape
-            (N, deformable_group * kH * kW * 2, H_out, W_out).
-        output: Result, shape (N, C_out, H_out, W_out).
+        input: Feature maps, ``(batch, channels, height, width)``.
+        weight: The kernel, ``(out_channels, channels / group, kH, kW)``.
+        offset: y, x by which the sampling points are moved, in pixels,
+            ``(batch, deformable_group * kH * kW * 2, out_height, out_width)``.
+        output: Buffer, ``(batch, out_channels, out_height, out_width)``.
         columns: Unused here.
         ones: Unused here.
-        kW, kH, dW, dH, padW, padH, dilationW, dilationH: Kernel size, stride, padding
-            and dilation in pixels.
-        group: Number of channel groups of the kernel.
-        deformable_group: Number of channel groups with offsets of their own.
-        im2col_step: Number of images that are convolved together.
+        kW: The kernel's width.
+        kH: The kernel's height.
+        dW: The stride along x.
+        dH: The stride along y.
+        padW: The padding along x in pixels.
+        padH: The padding along y in pixels.
+        dilationW: The dilation along x.
+        dilationH: The dilation along y.
+        group: The number of channel groups of the kernel.
+        deformable_group: The number of channel groups with offsets of their own.
+        im2col_step: The number of images that are convolved together.
     """
     geometry = _Geometry(
         dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
@@ -88,18 +92,29 @@ def deform_conv_backward_input(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Write the gradients of the features (added) and the offsets.
+    """Compute the offsets' gradient, and add the feature maps'.
 
     Args:
-        input, offset, weight: As in the forward pass.
-        gradOutput: Gradient of the result, shape (N, C_out, H_out, W_out).
-        gradInput: Shape of the features.
-        gradOffset: Shape of the offsets.
-        columns: Receives the gradient of the kernel for
-            `deform_conv_backward_parameters`, which follows with the same buffer:
-            torchvision's operator computes all gradients in one call.
-        kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group,
-            im2col_step: As in the forward pass.
+        input: Feature maps, ``(batch, channels, height, width)``.
+        offset: As in the forward pass.
+        gradOutput: ``(batch, out_channels, out_height, out_width)``.
+        gradInput: Buffer of the shape of ``input``.
+        gradOffset: Buffer of the shape of ``offset``.
+        weight: The kernel, ``(out_channels, channels / group, kH, kW)``.
+        columns: Buffer for the kernel's gradient, which
+            :func:`deform_conv_backward_parameters` gets next: torchvision's operator
+            computes all gradients in one call.
+        kW: The kernel's width.
+        kH: The kernel's height.
+        dW: The stride along x.
+        dH: The stride along y.
+        padW: The padding along x in pixels.
+        padH: The padding along y in pixels.
+        dilationW: The dilation along x.
+        dilationH: The dilation along y.
+        group: The number of channel groups of the kernel.
+        deformable_group: The number of channel groups with offsets of their own.
+        im2col_step: The number of images that are convolved together.
     """
     geometry = _Geometry(
         dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
@@ -131,18 +146,28 @@ def deform_conv_backward_parameters(
     scale: float,
     im2col_step: int,
 ) -> None:
-    """Add the gradient of the kernel, times a factor.
+    """Add the kernel's gradient, times a factor.
 
     Args:
-        input, offset: As in the forward pass.
-        gradOutput: Gradient of the result, shape (N, C_out, H_out, W_out).
-        gradWeight: Shape of the kernel.
-        columns: What `deform_conv_backward_input` left here; emptied. Empty where the
-            kernel alone is trained.
+        input: Feature maps, ``(batch, channels, height, width)``.
+        offset: As in the forward pass.
+        gradOutput: ``(batch, out_channels, out_height, out_width)``.
+        gradWeight: Buffer, ``(out_channels, channels / group, kH, kW)``.
+        columns: As :func:`deform_conv_backward_input` filled it, or empty where the
+            kernel alone is trained; emptied.
         ones: Unused here.
-        kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group,
-            im2col_step: As in the forward pass.
-        scale: Factor of the gradient.
+        kW: The kernel's width.
+        kH: The kernel's height.
+        dW: The stride along x.
+        dH: The stride along y.
+        padW: The padding along x in pixels.
+        padH: The padding along y in pixels.
+        dilationW: The dilation along x.
+        dilationH: The dilation along y.
+        group: The number of channel groups of the kernel.
+        deformable_group: The number of channel groups with offsets of their own.
+        scale: The factor of the gradient.
+        im2col_step: The number of images that are convolved together.
     """
     if columns.shape != gradWeight.shape:
         # The kernel's own gradient does not depend on the kernel's values.
@@ -191,23 +216,29 @@ def modulated_deform_conv_forward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Write the deformable convolution with modulation.
+    """Compute the deformable convolution with modulation.
 
     Args:
-        input: Features, shape (N, C, H, W).
-        weight: Kernel, shape (C_out, C / group, kernel_h, kernel_w).
-        bias: Shape (C_out,), or empty.
+        input: Feature maps, ``(batch, channels, height, width)``.
+        weight: The kernel, ``(out_channels, channels / group, kernel_h, kernel_w)``.
+        bias: ``(out_channels,)``, or empty.
         ones: Unused here.
-        offset: Shifts (y, x) of the sampling points in pixels, shape
-            (N, deformable_group * kernel_h * kernel_w * 2, H_out, W_out).
-        mask: Factors of the samples, shape
-            (N, deformable_group * kernel_h * kernel_w, H_out, W_out).
-        output: Result, shape (N, C_out, H_out, W_out).
+        offset: y, x by which the sampling points are moved, in pixels, ``(batch,
+            deformable_group * kernel_h * kernel_w * 2, out_height, out_width)``.
+        mask: The samples' factors, ``(batch, deformable_group * kernel_h * kernel_w,
+            out_height, out_width)``.
+        output: Buffer, ``(batch, out_channels, out_height, out_width)``.
         columns: Unused here.
-        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w:
-            Kernel size, stride, padding and dilation in pixels.
-        group: Number of channel groups of the kernel.
-        deformable_group: Number of channel groups with offsets of their own.
+        kernel_h: The kernel's height.
+        kernel_w: The kernel's width.
+        stride_h: The stride along y.
+        stride_w: The stride along x.
+        pad_h: The padding along y in pixels.
+        pad_w: The padding along x in pixels.
+        dilation_h: The dilation along y.
+        dilation_w: The dilation along x.
+        group: The number of channel groups of the kernel.
+        deformable_group: The number of channel groups with offsets of their own.
         with_bias: Whether the bias is added.
     """
     geometry = _Geometry(
@@ -250,16 +281,33 @@ def modulated_deform_conv_backward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Write the gradients of offsets and mask, and add all others.
+    """Compute the gradients of offsets and mask, and add all others.
 
     Args:
-        input, weight, bias, offset, mask: As in the forward pass.
-        ones, columns: Unused here.
-        grad_input, grad_weight, grad_bias, grad_offset, grad_mask: Shapes of their
-            tensors.
-        grad_output: Gradient of the result, shape (N, C_out, H_out, W_out).
-        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-            group, deformable_group, with_bias: As in the forward pass.
+        input: Feature maps, ``(batch, channels, height, width)``.
+        weight: The kernel, ``(out_channels, channels / group, kernel_h, kernel_w)``.
+        bias: As in the forward pass.
+        ones: Unused here.
+        offset: As in the forward pass.
+        mask: As in the forward pass.
+        columns: Unused here.
+        grad_input: Buffer of the shape of ``input``.
+        grad_weight: Buffer of the shape of ``weight``.
+        grad_bias: Buffer of the shape of ``bias``.
+        grad_offset: Buffer of the shape of ``offset``.
+        grad_mask: Buffer of the shape of ``mask``.
+        grad_output: ``(batch, out_channels, out_height, out_width)``.
+        kernel_h: The kernel's height.
+        kernel_w: The kernel's width.
+        stride_h: The stride along y.
+        stride_w: The stride along x.
+        pad_h: The padding along y in pixels.
+        pad_w: The padding along x in pixels.
+        dilation_h: The dilation along y.
+        dilation_w: The dilation along x.
+        group: The number of channel groups of the kernel.
+        deformable_group: The number of channel groups with offsets of their own.
+        with_bias: Whether the bias has a gradient.
     """
     geometry = _Geometry(
         stride_h,
@@ -296,7 +344,7 @@ def _forward(
     geometry: _Geometry,
     step: int,
 ) -> None:
-    """Convolve `step` images at a time, which bounds the operator's memory."""
+    """Convolve ``step`` images at a time, which bounds the operator's memory."""
     weight = to_kernel_dtype(weight)
     bias = weight.new_zeros(weight.size(0)) if bias is None else bias.to(weight)
     for start in range(0, len(input), step):
@@ -322,7 +370,7 @@ def _backward(
     geometry: _Geometry,
     step: int,
 ) -> None:
-    """Write or add the gradients as mmcv does, `step` images at a time."""
+    """Replace or add to the gradients as mmcv does, ``step`` images at a time."""
     weight = to_kernel_dtype(weight)
     bias = weight.new_zeros(weight.size(0))
     # Sums in half precision would lose digits with every image.
@@ -364,10 +412,10 @@ def _drop_outer_border(
     this point everywhere along the upper and left border.
 
     Args:
-        grad_offset: Gradient in torchvision's convention; changed in place.
-        offset: Shape (N, deform_groups * kernel size * 2, H_out, W_out).
-        kernel: Height and width of the kernel.
-        geometry: Integers of the convolution.
+        grad_offset: The gradient in torchvision's convention; changed in place.
+        offset: ``(images, deform_groups * kernel size * 2, out_height, out_width)``.
+        kernel: The kernel's height and width.
+        geometry: The integers of the convolution.
     """
     shape = (len(offset), geometry.deform_groups, *kernel, 2, *offset.shape[2:])
     grad_offset, offset = grad_offset.view(shape), offset.reshape(shape)

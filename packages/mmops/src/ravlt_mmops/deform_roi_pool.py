@@ -2,7 +2,7 @@
 (https://arxiv.org/abs/1811.11168)."""
 
 import torch
-import torchvision as torchvision  # registers its operators
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 from ravlt_mmops.precision import at_least_float32

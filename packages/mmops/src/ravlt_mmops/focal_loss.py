@@ -1,7 +1,5 @@
-"""Focal losses of logits and of softmax probabilities.
-
-Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
-"""
+"""Focal losses of "Focal Loss for Dense Object Detection"
+(https://arxiv.org/abs/1708.02002), of logits and of softmax probabilities."""
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +19,17 @@ def sigmoid_focal_loss_forward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Write the focal loss of every logit.
+    """Compute the focal loss of every logit.
 
     Args:
-        input: Logits, shape (N, classes).
-        target: Class of every row, shape (N,). An index that is no class, such as the
+        input: Logits, ``(rows, classes)``.
+        target: The rows' classes, ``(rows,)``. An index that is no class, such as the
             number of classes, means background.
-        weight: Weight of every class, shape (classes,), or empty. Background rows
-            weigh 1.
-        output: Losses, shape (N, classes).
-        gamma: Focusing exponent.
-        alpha: Weight of the positive entries; negative ones weigh 1 - alpha.
+        weight: The classes' weights, ``(classes,)``, or empty. Background rows weigh
+            1.
+        output: Buffer, ``(rows, classes)``.
+        gamma: The focusing exponent.
+        alpha: The weight of the positive entries; negative ones weigh 1 - alpha.
     """
     logits = at_least_float32(input)
     losses = _negative_loss(logits, gamma).mul_(1 - alpha)
@@ -49,15 +47,15 @@ def sigmoid_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Write the derivative of every focal loss by its logit.
+    """Compute the derivative of every focal loss by its logit.
 
     Args:
-        input: Logits, shape (N, classes).
+        input: Logits, ``(rows, classes)``.
         target: As in the forward pass.
         weight: As in the forward pass.
-        grad_input: Derivatives, shape (N, classes).
-        gamma: Focusing exponent.
-        alpha: Weight of the positive entries; negative ones weigh 1 - alpha.
+        grad_input: Buffer, ``(rows, classes)``.
+        gamma: The focusing exponent.
+        alpha: The weight of the positive entries; negative ones weigh 1 - alpha.
     """
     logits = at_least_float32(input)
     slopes = _negative_slope(logits, gamma).mul_(1 - alpha)
@@ -75,16 +73,16 @@ def softmax_focal_loss_forward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Write the focal loss of every row; background rows cost nothing.
+    """Compute the focal loss of every row; background rows cost nothing.
 
     Args:
-        input: Softmax probabilities, shape (N, classes).
-        target: Class of every row, shape (N,). An index that is no class means
+        input: Softmax probabilities, ``(rows, classes)``.
+        target: The rows' classes, ``(rows,)``. An index that is no class means
             background.
-        weight: Weight of every class, shape (classes,), or empty.
-        output: Losses, shape (N,).
-        gamma: Focusing exponent.
-        alpha: Factor of all losses.
+        weight: The classes' weights, ``(classes,)``, or empty.
+        output: Buffer, ``(rows,)``.
+        gamma: The focusing exponent.
+        alpha: The factor of all losses.
     """
     column, is_object = _columns(target, input.size(1))
     p = at_least_float32(input.gather(1, column))
@@ -102,16 +100,17 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Write the derivative of every row's loss by its logits.
+    """Compute the derivative of every row's loss by its logits.
 
     Args:
-        input: Softmax probabilities, shape (N, classes).
+        input: Softmax probabilities, ``(rows, classes)``.
         target: As in the forward pass.
         weight: As in the forward pass.
-        buff: Derivative by the logarithm of the target's probability, shape (N,).
-        grad_input: Derivatives, shape (N, classes).
-        gamma: Focusing exponent.
-        alpha: Factor of all losses.
+        buff: Buffer for the derivatives by the logarithm of the target's probability,
+            ``(rows,)``.
+        grad_input: Buffer, ``(rows, classes)``.
+        gamma: The focusing exponent.
+        alpha: The factor of all losses.
     """
     column, is_object = _columns(target, input.size(1))
     p = at_least_float32(input.gather(1, column))
@@ -148,7 +147,7 @@ def _softplus(logits: Tensor) -> Tensor:
 
 
 def _columns(target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return valid column indices and which rows have a class, shapes (N, 1)."""
+    """Return valid column indices and which rows have a class, ``(rows, 1)``."""
     target = target[:, None]
     column = target.clamp(0, classes - 1)
     return column, column == target

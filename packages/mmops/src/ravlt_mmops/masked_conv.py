@@ -1,7 +1,5 @@
-"""Columns of a convolution at selected pixels.
-
-Source: Wang et al., "Region Proposal by Guided Anchoring", CVPR 2019.
-"""
+"""Columns of a convolution at selected pixels, of "Region Proposal by Guided
+Anchoring" (Wang et al., CVPR 2019)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,14 +15,17 @@ def masked_im2col_forward(
     pad_h: int,
     pad_w: int,
 ) -> None:
-    """Write the windows around the selected pixels as columns.
+    """Copy the windows around the selected pixels into columns.
 
     Args:
-        im: Features, shape (1, C, H, W).
-        mask_h_idx: Row of every selected pixel, shape (M,).
-        mask_w_idx: Column of every selected pixel, shape (M,).
-        col: Result, shape (C * kernel_h * kernel_w, M).
-        kernel_h, kernel_w, pad_h, pad_w: Kernel size and padding in pixels.
+        im: Feature maps, ``(1, channels, height, width)``.
+        mask_h_idx: The rows of the selected pixels, ``(pixels,)``.
+        mask_w_idx: The columns of the selected pixels, ``(pixels,)``.
+        col: Buffer, ``(channels * kernel_h * kernel_w, pixels)``.
+        kernel_h: The kernel's height in pixels.
+        kernel_w: The kernel's width in pixels.
+        pad_h: The padding along y in pixels.
+        pad_w: The padding along x in pixels.
     """
     # One window per pixel, whatever the padding: too much of it is cut off.
     padding = (pad_w, kernel_w - 1 - pad_w, pad_h, kernel_h - 1 - pad_h)
@@ -42,13 +43,15 @@ def masked_col2im_forward(
     width: int,
     channels: int,
 ) -> None:
-    """Write columns to the selected pixels and leave all others as they are.
+    """Copy columns to the selected pixels and leave all others as they are.
 
     Args:
-        col: Values, shape (channels, M).
-        mask_h_idx: Row of every selected pixel, shape (M,).
-        mask_w_idx: Column of every selected pixel, shape (M,).
-        im: Result, shape (1, channels, height, width).
-        height, width, channels: Shape of the result.
+        col: Values, ``(channels, pixels)``.
+        mask_h_idx: The rows of the selected pixels, ``(pixels,)``.
+        mask_w_idx: The columns of the selected pixels, ``(pixels,)``.
+        im: Buffer, ``(1, channels, height, width)``.
+        height: The buffer's height.
+        width: The buffer's width.
+        channels: The number of channels.
     """
     im[0][:, mask_h_idx, mask_w_idx] = col.to(im.dtype)

@@ -1,7 +1,5 @@
-"""Multi-scale deformable attention.
-
-Source: Zhu et al., "Deformable DETR", ICLR 2021.
-"""
+"""Multi-scale deformable attention of "Deformable DETR"
+(https://arxiv.org/abs/2010.04159)."""
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +16,19 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Return the attended values.
+    """Return the weighted sums of bilinear samples.
 
     Args:
-        value: Values of all levels, shape (N, tokens, heads, channels).
-        value_spatial_shapes: Height and width of every level, shape (levels, 2).
-        value_level_start_index: First token of every level, shape (levels,).
-        sampling_locations: Points (x, y) in units of the map, 0 to 1 from edge to
-            edge, shape (N, queries, heads, levels, points, 2).
-        attention_weights: Shape (N, queries, heads, levels, points).
+        value: The values of all levels, ``(batch, tokens, heads, channels)``.
+        value_spatial_shapes: The levels' heights and widths, ``(levels, 2)``.
+        value_level_start_index: The levels' first tokens, ``(levels,)``.
+        sampling_locations: x, y in units of the map, 0 to 1 from edge to edge,
+            ``(batch, queries, heads, levels, points, 2)``.
+        attention_weights: ``(batch, queries, heads, levels, points)``.
         im2col_step: Unused here.
 
     Returns:
-        Shape (N, queries, heads * channels), in the dtype of the values.
+        The sums in the dtype of the values, ``(batch, queries, heads * channels)``.
 
     Raises:
         NotImplementedError: If the values are bfloat16.
@@ -65,13 +63,19 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Write the gradients of values, locations and weights.
+    """Compute the gradients of :func:`ms_deform_attn_forward`.
 
     Args:
-        value, value_spatial_shapes, value_level_start_index, sampling_locations,
-            attention_weights, im2col_step: As in the forward pass.
-        grad_output: Shape (N, queries, heads * channels).
-        grad_value, grad_sampling_loc, grad_attn_weight: Shapes of their tensors.
+        value: As in the forward pass.
+        value_spatial_shapes: As in the forward pass.
+        value_level_start_index: As in the forward pass.
+        sampling_locations: As in the forward pass.
+        attention_weights: As in the forward pass.
+        grad_output: ``(batch, queries, heads * channels)``.
+        grad_value: Buffer of the shape of ``value``.
+        grad_sampling_loc: Buffer of the shape of ``sampling_locations``.
+        grad_attn_weight: Buffer of the shape of ``attention_weights``.
+        im2col_step: Unused here.
     """
     inputs = [
         at_least_float32(tensor).detach().requires_grad_()
@@ -114,15 +118,15 @@ def _samples(
     Nothing here depends on the levels' shapes on the host, so a GPU need not wait.
 
     Args:
-        value: Shape (N, tokens, heads, channels).
-        shapes: Height and width of every level, shape (levels, 2).
-        starts: First token of every level, shape (levels,).
-        locations: Points (x, y), shape (N, queries, heads, levels, points, 2).
-        weights: Shape (N, queries, heads, levels, points).
+        value: ``(batch, tokens, heads, channels)``.
+        shapes: The levels' heights and widths, ``(levels, 2)``.
+        starts: The levels' first tokens, ``(levels,)``.
+        locations: x, y, ``(batch, queries, heads, levels, points, 2)``.
+        weights: ``(batch, queries, heads, levels, points)``.
 
     Returns:
-        Row indices (int32) and factors, shapes (N * queries * heads,
-        4 * levels * points), for the four pixels around every point.
+        The row indices, int32, and factors of the four pixels around every point,
+        ``(batch * queries * heads, 4 * levels * points)`` each.
     """
     batch, tokens, heads, _ = value.shape
     queries, points = weights.size(1), weights.size(4)
@@ -153,11 +157,11 @@ def _neighbours(location: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return the pixels before and after every point of an axis.
 
     Args:
-        location: Points in units of the map, shape (..., points).
-        size: Length of every point's map in pixels, shape (points,).
+        location: Places in units of the map, ``(..., points)``.
+        size: The lengths of the points' maps in pixels, ``(points,)``.
 
     Returns:
-        Two pairs of pixel indices (int32) and linear factors, shape (..., points).
+        Two pairs of pixel indices, int32, and linear factors, ``(..., points)`` each.
         Pixels off the map have index 0 and factor 0.
     """
     position = location * size - 0.5

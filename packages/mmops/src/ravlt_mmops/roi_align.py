@@ -1,7 +1,7 @@
 """RoIAlign of "Mask R-CNN" (https://arxiv.org/abs/1703.06870)."""
 
 import torch
-import torchvision as torchvision  # registers its operators
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 from ravlt_mmops.precision import at_least_float32, to_kernel_dtype

@@ -1,7 +1,7 @@
 """RoIPool of "Fast R-CNN" (https://arxiv.org/abs/1504.08083)."""
 
 import torch
-import torchvision as torchvision  # registers its operators
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 from ravlt_mmops.precision import at_least_float32

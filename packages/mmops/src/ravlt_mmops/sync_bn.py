@@ -1,29 +1,27 @@
-"""Batch normalization in steps, between which mmcv reduces over processes.
-
-Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015.
-"""
+"""Batch normalization (https://arxiv.org/abs/1502.03167) in steps, between which mmcv
+reduces over processes."""
 
 import torch
 from torch import Tensor
 
 
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
-    """Write the mean of every channel.
+    """Compute the mean of every channel.
 
     Args:
-        input: Shape (N, C, pixels).
-        mean: float32, shape (C,).
+        input: ``(batch, channels, pixels)``.
+        mean: Buffer, float32, ``(channels,)``.
     """
     mean.copy_(input.mean((0, 2), dtype=torch.float32))
 
 
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Write the biased variance of every channel around the given mean.
+    """Compute the biased variance of every channel around the given mean.
 
     Args:
-        input: Shape (N, C, pixels).
-        mean: float32, shape (C,).
-        var: float32, shape (C,).
+        input: ``(batch, channels, pixels)``.
+        mean: float32, ``(channels,)``.
+        var: Buffer, float32, ``(channels,)``.
     """
     var.copy_((input - mean[:, None]).square_().mean((0, 2)))
 
@@ -43,19 +41,23 @@ def sync_bn_forward_output(
     momentum: float | Tensor,
     group_size: int,
 ) -> None:
-    """Write the normalized input and update the running statistics.
+    """Normalize the input and update the running statistics.
 
     Args:
-        input: Shape (N, C, pixels).
-        mean, var: Statistics of all processes, float32, shape (C,).
-        weight, bias: float32, shape (C,), or None.
-        running_mean, running_var: Updated in place, shape (C,), or None.
-        norm: Receives the input at mean 0 and variance 1, float32, shape of the input.
-        std: Receives the standard deviations, shape (C,).
-        output: Receives norm * weight + bias, shape of the input.
-        eps: Addend of the variance.
-        momentum: Weight of the new statistics. A tensor stays on its device.
-        group_size: Number of processes.
+        input: ``(batch, channels, pixels)``.
+        mean: The mean of all processes, float32, ``(channels,)``.
+        var: The variance of all processes, float32, ``(channels,)``.
+        weight: float32, ``(channels,)``, or None.
+        bias: float32, ``(channels,)``, or None.
+        running_mean: Updated in place, ``(channels,)``, or None.
+        running_var: Updated in place, ``(channels,)``, or None.
+        norm: Buffer for the input at mean 0 and variance 1, float32, of the shape of
+            ``input``.
+        std: Buffer for the standard deviations, ``(channels,)``.
+        output: Buffer for ``norm * weight + bias``, of the shape of ``input``.
+        eps: The addend of the variance.
+        momentum: The weight of the new statistics. A tensor stays on its device.
+        group_size: The number of processes.
     """
     std.copy_((var + eps).sqrt_())
     torch.sub(input, mean[:, None], out=norm).div_(std[:, None])
@@ -73,12 +75,13 @@ def sync_bn_forward_output(
 def sync_bn_backward_param(
     grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor
 ) -> None:
-    """Write this process's gradients of weight and bias.
+    """Compute this process's gradients of weight and bias.
 
     Args:
-        grad_output: Gradient of the output, shape (N, C, pixels).
-        norm: The normalized input, float32, same shape.
-        grad_weight, grad_bias: float32, shape (C,).
+        grad_output: ``(batch, channels, pixels)``.
+        norm: The normalized input, float32, likewise.
+        grad_weight: Buffer, float32, ``(channels,)``.
+        grad_bias: Buffer, float32, ``(channels,)``.
     """
     grad_weight.copy_((grad_output * norm).sum((0, 2)))
     grad_bias.copy_(grad_output.sum((0, 2), dtype=torch.float32))
@@ -93,14 +96,16 @@ def sync_bn_backward_data(
     std: Tensor,
     grad_input: Tensor,
 ) -> None:
-    """Write the gradient of the input.
+    """Compute the gradient of the input.
 
     Args:
-        grad_output: Gradient of the output, shape (N, C, pixels).
-        weight, std: float32, shape (C,).
-        grad_weight, grad_bias: Mean gradients of all processes, float32, shape (C,).
-        norm: The normalized input, float32, shape of the input.
-        grad_input: Shape of the input.
+        grad_output: ``(batch, channels, pixels)``.
+        weight: float32, ``(channels,)``.
+        grad_weight: The mean of all processes, float32, ``(channels,)``.
+        grad_bias: The mean of all processes, float32, ``(channels,)``.
+        norm: The normalized input, float32, of the shape of ``grad_output``.
+        std: The standard deviations, float32, ``(channels,)``.
+        grad_input: Buffer of the shape of ``grad_output``.
     """
     count = norm.size(0) * norm.size(2)
     shared = torch.addcmul(grad_bias[:, None], norm, grad_weight[:, None]).div_(count)
