@@ -134,7 +134,7 @@ def _negative_loss(logits: Tensor, gamma: float) -> Tensor:
 
 
 def _negative_slope(logits: Tensor, gamma: float) -> Tensor:
-    """Return the derivative of `_negative_loss` by the logits."""
+    """Return the derivative of :func:`_negative_loss` by the logits."""
     p = logits.sigmoid()
     slope = p.add(_softplus(logits).mul_(1 - p), alpha=gamma)
     return slope.mul_(p.pow_(gamma))
