@@ -200,6 +200,48 @@ def test_equals_compiled(ours, compiled, monkeypatch, geometry, convolve, dtype,
     assert_near(result, expected, 1e-6 if dtype == torch.float32 else 1e-13)
 
 
+def larger_level() -> list[Tensor]:
+    """Return input, offset, mask, weight and bias; offset and mask of another level."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(2, 4, 5, 6), (2, 18, 9, 12), (2, 9, 9, 12), (6, 4, 3, 3), (6,)]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    ]
+
+
+def test_offsets_of_a_larger_level(ours):
+    """As in mmdet's DyHead: the numbers are read as maps of the output's size."""
+    tensors = larger_level()
+    image, offset, mask, *rest = tensors
+    cut = [
+        maps.reshape(2, -1)[:, : points * 30].reshape(2, points, 5, 6)
+        for maps, points in ((offset, 18), (mask, 9))
+    ]
+    expected = with_grads(modulated, [image, *cut, *rest], (1, 1, 1, 1, 1))
+    result = with_grads(modulated, tensors, (1, 1, 1, 1, 1))
+    for i, points in ((2, 18), (3, 9)):
+        whole = torch.zeros_like(result[i]).reshape(2, -1)
+        whole[:, : points * 30] = expected[i].reshape(2, -1)
+        expected[i] = whole.view_as(result[i])
+    assert_near(result, expected, 1e-12)
+
+
+def test_offsets_of_a_larger_level_equal_compiled(ours, compiled, monkeypatch):
+    tensors = [tensor.float() for tensor in larger_level()]
+    result = with_grads(modulated, tensors, (1, 1, 1, 1, 1))
+    monkeypatch.setattr(mmcv.ops.modulated_deform_conv, "ext_module", compiled)
+    expected = with_grads(modulated, tensors, (1, 1, 1, 1, 1))
+    assert_near(result, expected, 1e-6)
+
+
+def test_offsets_of_a_smaller_level(ours):
+    image, offset, mask, weight, bias = larger_level()
+    with pytest.raises(ValueError, match=r"\(4, 4\) for an output of \(5, 6\)"):
+        modulated_deform_conv2d(
+            image, offset[..., :4, :4], mask[..., :4, :4], weight, bias, 1, 1
+        )
+
+
 def test_steps_of_images_do_not_matter(ours):
     tensors, _, args = example(GEOMETRIES[1], images=4)
     expected = with_grads(plain, tensors, args)

@@ -2,6 +2,7 @@
 (https://arxiv.org/abs/1703.06211) and "Deformable ConvNets v2"
 (https://arxiv.org/abs/1811.11168) by torchvision's operator."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -252,6 +253,7 @@ def modulated_deform_conv_forward(
         deformable_group,
     )
     bias = bias if with_bias else None
+    offset, mask = _leading(offset, output), _leading(mask, output)
     _forward(input, weight, offset, mask, bias, output, geometry, 1)
 
 
@@ -319,9 +321,47 @@ def modulated_deform_conv_backward(
         group,
         deformable_group,
     )
+    # Contiguous, so that their leading numbers are views.
+    whole_offset = torch.zeros(offset.shape, dtype=offset.dtype, device=offset.device)
+    whole_mask = torch.zeros(mask.shape, dtype=mask.dtype, device=mask.device)
+    offset, mask, part_of_offset, part_of_mask = (
+        _leading(tensor, grad_output)
+        for tensor in (offset, mask, whole_offset, whole_mask)
+    )
     grad_bias = grad_bias if with_bias else None
-    grads = _Gradients(grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
+    grads = _Gradients(grad_input, grad_weight, part_of_offset, part_of_mask, grad_bias)
     _backward(grad_output, input, weight, offset, mask, grads, geometry, 1)
+    grad_offset.copy_(whole_offset)
+    grad_mask.copy_(whole_mask)
+
+
+def _leading(maps: Tensor, output: Tensor) -> Tensor:
+    """Return the leading numbers of each image as maps of the output's size.
+
+    mmcv's kernels take offsets and mask for maps of that size, whatever their own size
+    is. mmdet's DyHead depends on it: it passes those of the next larger level.
+
+    Args:
+        maps: ``(batch, points, height, width)``.
+        output: ``(batch, out_channels, out_height, out_width)``.
+
+    Returns:
+        A view of contiguous maps, ``(batch, points, out_height, out_width)``.
+
+    Raises:
+        ValueError: If the maps are smaller than the output.
+    """
+    shape = (maps.size(1), *output.shape[2:])
+    if maps.shape[1:] == shape:
+        return maps
+    flat = maps.flatten(1)
+    if flat.size(1) < math.prod(shape):
+        raise ValueError(
+            f"modulated_deform_conv got offsets or a mask of {tuple(maps.shape[2:])} "
+            f"for an output of {tuple(output.shape[2:])}: make them as large as the "
+            f"output."
+        )
+    return flat[:, : math.prod(shape)].unflatten(1, shape)
 
 
 class _Gradients(NamedTuple):
