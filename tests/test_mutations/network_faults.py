@@ -162,14 +162,14 @@ NETWORK = {
         ),
         (
             "drop path drops nothing",
-            "torch.addcmul(x, self.drop_path(gamma), branch)",
-            "torch.addcmul(x, gamma, branch)",
+            "gamma = self.drop_path(gamma.expand(x.shape[0], 1, 1, -1))",
+            "pass",
             "test_gradients.py::test_drop_path_skips_the_same_samples_as_in_the_twin",
         ),
         (
             "drop path skips whole batches",
-            "gamma.view(1, 1, 1, -1).expand(x.shape[0], 1, 1, -1)",
-            "gamma.view(1, 1, 1, -1)",
+            "self.drop_path(gamma.expand(x.shape[0], 1, 1, -1))",
+            "self.drop_path(gamma)",
             "test_gradients.py::test_drop_path_skips_the_same_samples_as_in_the_twin",
         ),
         (
