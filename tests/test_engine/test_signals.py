@@ -3,10 +3,12 @@
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from helpers.tool_runs import ENV
 from ravlt.engine.signals import shield_workers
 
 
@@ -54,3 +56,30 @@ def test_the_own_init_function_still_runs(tmp_path):
     shield_workers(loader)
     list(loader)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
+HANGING = """
+import signal, time
+del signal.sigwaitinfo, signal.pthread_sigmask  # as on macOS
+from torch.utils.data import DataLoader, Dataset
+from ravlt.engine.signals import shield_workers
+
+class Hanging(Dataset):
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        time.sleep(1000 * (index > 0))
+        return index
+
+loader = DataLoader(Hanging(), num_workers=1, prefetch_factor=1)
+shield_workers(loader)
+print(next(iter(loader)))
+"""
+
+
+@pytest.mark.integration
+def test_a_worker_that_hangs_does_not_keep_its_main_process():
+    line = [sys.executable, "-c", HANGING]
+    done = subprocess.run(line, env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "tensor([0])\n", done.stderr
