@@ -102,8 +102,9 @@ def test_versions_for_reports(ours):
     from mmcv.ops import get_compiler_version, get_compiling_cuda_version
 
     assert re.fullmatch(r"ravlt-mmops \S+ on torchvision \S+", get_compiler_version())
-    expected = "not available" if not torch.version.cuda else torch.version.cuda
-    assert get_compiling_cuda_version() == expected
+    # torchvision, too, asks for the same major version only.
+    expected = (torch.version.cuda or "not available").partition(".")[0]
+    assert get_compiling_cuda_version().partition(".")[0] == expected
 
 
 def test_a_compiled_module_wins(tmp_path):
