@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.tool_runs import ENV, ROOT, SEG
-from ravlt.env import cuda, imports, operators, problems, versions
+from ravlt.env import cuda, imports, operators, problems, text, versions
 from ravlt.env import report as report_module
 
 SOUND = {
@@ -320,13 +320,13 @@ def test_versions_outside_of_the_tested_range_warn(monkeypatch):
     [("2.15.0", (2, 15)), ("2.10.0+cu128", (2, 10)), ("3.0.0rc1", (3, 0))],
 )
 def test_release(version, expected):
-    assert versions.release(version) == expected
+    assert text.release(version) == expected
 
 
 def test_tested_range_ends_at_the_pin():
     pins = (ROOT / "constraints" / "torchvision.txt").read_text()
     newest = re.search(r"^torch==(\S+?);", pins, re.MULTILINE)[1]
-    assert versions.release(newest) == versions.release(versions.TESTED["torch"][1])
+    assert text.release(newest) == text.release(versions.TESTED["torch"][1])
     required = (ROOT / "setup.cfg").read_text()
     assert f"python_requires = >={versions.TESTED['python'][0]}\n" in required
 

@@ -6,7 +6,7 @@ import subprocess
 
 import torch
 
-from .versions import release
+from .text import release
 
 # An index of PyTorch's wheels by the major version of CUDA that a driver runs.
 _WHEELS = {11: "cu118", 12: "cu126", 13: "cu130"}

@@ -9,6 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from .text import reason, release
+
 _NEWEST_TORCHVISION = 29  # 0.29 serves torch 2.14 and everything after it
 
 
@@ -41,25 +43,25 @@ def _explain_mmengine(error: Exception) -> str:
 
 def _explain_opencv(error: Exception) -> str:
     return (
-        f"OpenCV does not load ({_reason(error)}): run pip uninstall -y opencv-python, "
+        f"OpenCV does not load ({reason(error)}): run pip uninstall -y opencv-python, "
         f"then pip install --force-reinstall --no-deps opencv-python-headless."
     )
 
 
 def _explain_torchvision(error: Exception) -> str:
     torch = metadata.version("torch")
-    major, minor = (int(number) for number in torch.split(".")[:2])
+    major, minor = release(torch)
     fitting = min(15 + minor, _NEWEST_TORCHVISION) if major == 2 else None
     version = f"torchvision==0.{fitting}.*" if fitting else "torchvision"
     return (
-        f"torchvision does not load beside torch {torch} ({_reason(error)}): run pip "
+        f"torchvision does not load beside torch {torch} ({reason(error)}): run pip "
         f"install --force-reinstall --no-deps '{version}', from the same index as "
         f"torch."
     )
 
 
 def _explain_timm(error: Exception) -> str:
-    return f"timm does not load ({_reason(error)}): run pip install 'timm>=1.0'."
+    return f"timm does not load ({reason(error)}): run pip install 'timm>=1.0'."
 
 
 _EXPLANATIONS = {
@@ -68,7 +70,3 @@ _EXPLANATIONS = {
     "torchvision": _explain_torchvision,
     "timm": _explain_timm,
 }
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,13 +1,13 @@
 """The known mismatches between the packages, and the line that fixes each."""
 
 import importlib.util
-import re
 
 import torch
 
 from .cuda import cuda_problem
 from .operators import import_error
-from .versions import find_versions, is_installed, release, version_warnings
+from .text import reason, release
+from .versions import find_versions, is_installed, version_warnings
 
 _HOSTS = ("mmengine", "mmcv", "mmdet", "mmseg")
 _INSTALL_LITE = "pip install './packages/mmops[lite]' in a checkout of ravlt"
@@ -93,15 +93,9 @@ def _operator_problems(found: dict[str, tuple[str, str]]) -> list[str]:
         ]
     return [
         f"{distribution} {version}'s operators do not load, most likely because they "
-        f"were built for another torch than {torch.__version__} ({_reason(error)}): "
+        f"were built for another torch than {torch.__version__} ({reason(error)}): "
         f"run {_replace(distribution)}."
     ]
-
-
-def _reason(error: Exception) -> str:
-    """Return the last line of an error before the frames that PyTorch appends."""
-    text = re.split(r"\nException raised from|\nframe #", str(error))[0].strip()
-    return (text or type(error).__name__).splitlines()[-1]
 
 
 def _replace(distribution: str) -> str:

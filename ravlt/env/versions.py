@@ -5,6 +5,8 @@ from importlib import metadata
 
 import torch
 
+from .text import release
+
 _DISTRIBUTIONS = {
     "mmengine": ("mmengine", "onedl-mmengine", "mmengine-lite"),
     "mmcv": ("mmcv", "onedl-mmcv", "mmcv-lite"),
@@ -64,9 +66,3 @@ def version_warnings() -> list[str]:
         for low, high in [TESTED[name]]
         if not release(low) <= release(version) <= release(high)
     ]
-
-
-def release(version: str) -> tuple[int, int]:
-    """Return major and minor number of a version such as ``2.10.0+cu128``."""
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)

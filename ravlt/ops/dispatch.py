@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from .precision import is_autocast_on_cpu
 
-# Missing before PyTorch 2.3, whose torch.compile breaks graphs at the CPU forms.
-_is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _plain_only = False
 
@@ -31,7 +29,7 @@ def is_tracing_or_compiling() -> bool:
     Tracers unroll Python loops and cannot serialize Python autograd functions;
     compilers and exporters do not support complex tensors.
     """
-    return _is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_eager(x: Tensor) -> bool:

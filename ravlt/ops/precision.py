@@ -15,13 +15,10 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
     """Return a context in which autocast does not change dtypes on the device of x."""
     try:
         return torch.autocast(x.device.type, enabled=False)
-    except RuntimeError:  # a device without autocast: meta, mps before PyTorch 2.5
+    except RuntimeError:  # a device without autocast, such as meta
         return contextlib.nullcontext()
 
 
 def is_autocast_on_cpu() -> bool:
     """True inside of a CPU autocast region."""
-    try:
-        return torch.is_autocast_enabled("cpu")
-    except TypeError:  # before PyTorch 2.4
-        return torch.is_autocast_cpu_enabled()
+    return torch.is_autocast_enabled("cpu")

@@ -56,12 +56,7 @@ def check_archive(file, path: str) -> None:
 
 
 def allowed_globals() -> contextlib.AbstractContextManager:
-    """Return a context in which ``torch.load`` accepts mmengine's history buffer.
-
-    PyTorch before 2.5 has no list of allowed globals; there the context does nothing.
-    """
-    if not hasattr(torch.serialization, "safe_globals"):
-        return contextlib.nullcontext()
+    """Return a context in which ``torch.load`` accepts mmengine's history buffer."""
     # numpy 2 renamed the private module numpy.core to numpy._core. Either version of
     # numpy must read files that were written with either.
     home = "numpy._core" if hasattr(np, "_core") else "numpy.core"

@@ -50,13 +50,13 @@ OPERATORS = {
         ),
         (
             "tracing counts as eager",
-            "_is_compiling() or torch.jit.is_tracing()",
-            "_is_compiling()",
+            "torch.compiler.is_compiling() or torch.jit.is_tracing()",
+            "torch.compiler.is_compiling()",
             "test_forms.py::test_traced_and_saved",
         ),
         (
             "compiling counts as eager",
-            "_is_compiling() or torch.jit.is_tracing()",
+            "torch.compiler.is_compiling() or torch.jit.is_tracing()",
             "torch.jit.is_tracing()",
             "test_compile.py::test_one_graph",
         ),

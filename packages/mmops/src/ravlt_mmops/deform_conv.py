@@ -321,9 +321,8 @@ def modulated_deform_conv_backward(
         group,
         deformable_group,
     )
-    # Contiguous, so that their leading numbers are views.
-    whole_offset = torch.zeros(offset.shape, dtype=offset.dtype, device=offset.device)
-    whole_mask = torch.zeros(mask.shape, dtype=mask.dtype, device=mask.device)
+    # The leading numbers of contiguous buffers are views; mmcv hands over zeros.
+    whole_offset, whole_mask = grad_offset.contiguous(), grad_mask.contiguous()
     offset, mask, part_of_offset, part_of_mask = (
         _leading(tensor, grad_output)
         for tensor in (offset, mask, whole_offset, whole_mask)
@@ -331,7 +330,7 @@ def modulated_deform_conv_backward(
     grad_bias = grad_bias if with_bias else None
     grads = _Gradients(grad_input, grad_weight, part_of_offset, part_of_mask, grad_bias)
     _backward(grad_output, input, weight, offset, mask, grads, geometry, 1)
-    grad_offset.copy_(whole_offset)
+    grad_offset.copy_(whole_offset)  # nothing to do where it was contiguous
     grad_mask.copy_(whole_mask)
 
 
