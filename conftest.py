@@ -1,11 +1,18 @@
 """Isolation and reports of all tests, the library's in tests/ and the projects' own."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+
+# Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen
+# before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from mmengine.registry import DefaultScope  # noqa: E402
 
 # Tensors are small. More threads only wait for each other, which costs minutes on a
 # busy machine.

@@ -43,6 +43,19 @@ def is_eager(x: Tensor) -> bool:
     return not plain and not is_tracing_or_compiling()
 
 
+def may_call_custom_operators(x: Tensor) -> bool:
+    """True if ``x`` may go to an operator of ``torch.library``: eager, or compiling.
+
+    ``torch.jit.trace`` records plain PyTorch, which runs without Python. Functional
+    transforms (``torch.func``) differentiate plain PyTorch only.
+    """
+    if _plain_only or torch.jit.is_tracing():
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    return type(x) in _PLAIN_TENSORS and not torch._C._are_functorch_transforms_active()
+
+
 def is_eager_on_cpu(x: Tensor) -> bool:
     """True if an operator may take its CPU form."""
     return is_eager(x) and x.device.type == "cpu"

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ravlt.ops.precision import at_least_float32, autocast_off
-from ravlt.ops.rotary import rotary_tables, rotate
+from ravlt.ops.rotary import rotate, rotate_queries_and_keys
 
 from .base import AttentionCore
 
@@ -31,10 +31,7 @@ class SoftmaxCore(AttentionCore):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if self.rope:
-            q, k = at_least_float32(q), at_least_float32(k)
-            tables = rotary_tables(q, hw)
-            q = rotate(q, hw, tables).to(v.dtype)
-            k = rotate(k, hw, tables).to(v.dtype)
+            q, k = rotate_queries_and_keys(q, k, hw)
         return F.scaled_dot_product_attention(q, k, v)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:

@@ -4,7 +4,11 @@ import torch
 from torch import Tensor
 
 from ..dispatch import is_full_precision_on_cpu
+from ..gpu import HAS_TRITON, runs_as_kernel
 from . import cpu, naive
+
+if HAS_TRITON:
+    from . import triton
 
 
 def depthwise_conv(
@@ -23,6 +27,8 @@ def depthwise_conv(
     """
     if torch.jit.is_scripting():
         return naive.depthwise_conv(x, weight, bias, residual)
+    if runs_as_kernel(x, weight):
+        return triton.depthwise_conv(x, weight, bias, residual)
     # Half precision would round 1 + w, the kernel with the identity inside, to
     # multiples of 2^-7 (bfloat16), and with it the residual stream.
     if is_full_precision_on_cpu(x, weight):

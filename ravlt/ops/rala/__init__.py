@@ -4,8 +4,12 @@ import torch
 from torch import Tensor
 
 from ..dispatch import is_eager
+from ..gpu import HAS_TRITON, runs_as_kernel
 from ..precision import autocast_off
 from . import chunked, naive
+
+if HAS_TRITON:
+    from . import triton
 
 __all__ = ["linear_attention_terms", "rala"]
 
@@ -39,6 +43,8 @@ def rala(
     """
     if torch.jit.is_scripting():
         return naive.rala(q, k, v, hw, rope, reweight)
+    if runs_as_kernel(q, k, v) and triton.supports(q, k, v):
+        return triton.rala(q, k, v, hw, rope, reweight)
     if is_eager(q) and not torch.is_grad_enabled():
         # In place on copies: half of the passes, and less memory.
         dtype = torch.promote_types(q.dtype, torch.float32)

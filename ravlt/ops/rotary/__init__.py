@@ -10,7 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from .dispatch import is_eager, is_eager_on_cpu
+from ..dispatch import is_eager, is_eager_on_cpu
+from ..gpu import HAS_TRITON, runs_as_kernel
+from ..precision import at_least_float32
+
+if HAS_TRITON:
+    from . import triton
 
 
 def rotary_frequencies(
@@ -60,6 +65,34 @@ def rotary_tables(x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         rows = torch.polar(torch.ones_like(rows), rows)
         cols = torch.polar(torch.ones_like(cols), cols)
     return rows, cols
+
+
+def rotate_queries_and_keys(
+    q: Tensor, k: Tensor, hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Rotate in float32 or wider, and return the dtypes of ``q`` and ``k``.
+
+    Args:
+        q: Queries of shape (B, heads, H * W, d).
+        k: Keys of shape (B, heads, H * W, d).
+        hw: Height and width of the grid, in tokens.
+
+    Returns:
+        Both as :func:`rotate` returns them.
+    """
+    if torch.jit.is_scripting():
+        return _rotate_both(q, k, hw)
+    # A compiler fuses the plain form with its neighbours.
+    if is_eager(q) and runs_as_kernel(q, k):
+        return triton.rotate(q, k, hw)
+    return _rotate_both(q, k, hw)
+
+
+def _rotate_both(q: Tensor, k: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    wide_q, wide_k = at_least_float32(q), at_least_float32(k)
+    tables = rotary_tables(wide_q, hw)
+    rotated_q, rotated_k = rotate(wide_q, hw, tables), rotate(wide_k, hw, tables)
+    return rotated_q.to(q.dtype), rotated_k.to(k.dtype)
 
 
 def rotate(

@@ -1,0 +1,255 @@
+"""RALA on a GPU: custom operators of PyTorch around the Triton kernels.
+
+The backward pass computes feature map, rotation and weights of the tokens again. Beside
+q, k, v and y the forward pass keeps S, m, g and the normalizer of the weights.
+"""
+
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..gpu import (
+    LAUNCH_OPTIONS,
+    MAX_SPLITS,
+    divide_tokens,
+    empty_tokens,
+    with_contiguous_channels,
+)
+from ..rotary.triton import rotary_table
+from . import kernels, naive
+
+MERGED_AT_ONCE = 64
+
+
+def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """True if the kernels take these dtypes and this head dimension."""
+    return q.dtype == k.dtype == v.dtype and q.shape[-1] <= 128
+
+
+def rala(
+    q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int], rope: bool, reweight: bool
+) -> Tensor:
+    """Compute :func:`ravlt.ops.rala.rala`.
+
+    Joining the heads of the result is a view, as splitting those of q, k and v is.
+    """
+    return _forward(q, k, v, hw[0], hw[1], rope, reweight)[0]
+
+
+@torch.library.custom_op("ravlt::rala", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    height: int,
+    width: int,
+    rope: bool,
+    reweight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return y, and for the backward pass the state, the normalizer and g."""
+    q, k, v = map(with_contiguous_channels, (q, k, v))
+    y, state, log, g = _empty_outputs(q, k, v, height, width, rope, reweight)
+    with torch.cuda.device_of(q):
+        launch = Launcher(q, (height, width), rope, reweight)
+        sums, logs = launch.empty(g), launch.empty(log)
+        states = launch.empty(state)
+        if reweight:
+            launch(kernels.query_sums, q, q.stride(), sums)
+        launch(
+            kernels.key_value_sums,
+            *(k, k.stride(), v, v.stride(), sums, launch.table, states, logs, g),
+        )
+        launch.merge(states, state, logs, log)
+        launch(kernels.outputs, q, q.stride(), state, launch.table, y, y.stride())
+    return y, state, log, g
+
+
+@_forward.register_fake
+def _empty_outputs(q, k, v, height, width, rope, reweight):
+    if not q.shape == k.shape == v.shape or q.shape[2] != height * width:
+        raise ValueError(
+            f"q, k and v have the shapes {tuple(q.shape)}, {tuple(k.shape)} and "
+            f"{tuple(v.shape)}; all have to be (B, heads, {height * width}, d)."
+        )
+    heads, padded = q.shape[0] * q.shape[1], _padded(q.shape[-1])
+    state, log, g = (
+        q.new_empty(heads, *shape, dtype=torch.float32)
+        for shape in ((padded + 1, padded), (), (padded if reweight else 0,))
+    )
+    return empty_tokens(v), state, log, g
+
+
+@torch.library.custom_op("ravlt::rala_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    state: Tensor,
+    log: Tensor,
+    g: Tensor,
+    height: int,
+    width: int,
+    rope: bool,
+    reweight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v."""
+    grad, q, k, v = map(with_contiguous_channels, (grad, q, k, v))
+    q_grad, k_grad, v_grad = (empty_tokens(t) for t in (q, k, v))
+    with torch.cuda.device_of(q):
+        launch = Launcher(q, (height, width), rope, reweight)
+        state_grad, g_grads = torch.empty_like(state), launch.empty(g)
+        state_grads = launch.empty(state)
+        queries = (q, q.stride(), grad, grad.stride(), state)
+        launch(
+            kernels.state_gradients,
+            *(*queries, launch.table, y, y.stride(), state_grads),
+        )
+        launch.merge(state_grads, state_grad)
+        launch(
+            kernels.key_value_gradients,
+            *(k, k.stride(), v, v.stride(), state, state_grad, log, g, launch.table),
+            *(k_grad, v_grad, v_grad.stride(), g_grads),
+        )
+        launch(
+            kernels.query_gradients,
+            *(*queries, launch.table, g_grads, q_grad, q_grad.stride()),
+        )
+    return q_grad, k_grad, v_grad
+
+
+@_backward.register_fake
+def _(grad, q, k, v, y, state, log, g, height, width, rope, reweight):
+    return tuple(empty_tokens(t) for t in (q, k, v))
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    q, k, v, *ctx.options = inputs
+    ctx.save_for_backward(q, k, v, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, *_):
+    q, k, v, *kept = ctx.saved_tensors
+    if torch.is_grad_enabled():  # for derivatives of higher order
+        height, width, rope, reweight = ctx.options
+        y = naive.rala(q, k, v, (height, width), rope, reweight)
+        grads = torch.autograd.grad(y, (q, k, v), grad, create_graph=True)
+    else:
+        grads = _backward(grad, q, k, v, *kept, *ctx.options)
+    return *grads, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep_for_backward)
+
+
+class Launcher:
+    """Launches kernels with one program for each split of each head.
+
+    Args:
+        q: Queries of shape (B, heads, N, d).
+        hw: Height and width of the grid.
+        rope: Whether to rotate.
+        reweight: Whether to weigh the keys by the global query.
+
+    Attributes:
+        table: Angles of the rotation; None without it.
+    """
+
+    def __init__(
+        self, q: Tensor, hw: tuple[int, int], rope: bool, reweight: bool
+    ) -> None:
+        batch, num_heads, num_tokens, dim = q.shape
+        self.heads, self.dtype = batch * num_heads, q.dtype
+        self.capability = torch.cuda.get_device_capability(q.device)
+        self.splits, split_tokens = divide_tokens(self.heads, num_tokens, q.device)
+        self.table = rotary_table(max(hw), dim, q.device) if rope else None
+        self.arguments = dict(
+            num_heads=num_heads,
+            num_tokens=num_tokens,
+            split_tokens=split_tokens,
+            width=hw[1],
+            rotation_size=max(hw),
+            ROPE=rope,
+            REWEIGHT=reweight,
+            MAX_SPLITS=MAX_SPLITS,
+            D=dim,
+            DP=_padded(dim),
+        )
+
+    def empty(self, like: Tensor) -> Tensor:
+        """Allocate (heads, splits, ...) for parts of ``like``, (heads, ...)."""
+        return like.new_empty(self.heads, self.splits, *like.shape[1:])
+
+    def __call__(self, kernel: Callable, *tensors) -> None:
+        """Launch a kernel on these tensors; it gets the other arguments it names."""
+        tiles = tile_options(kernel, self.arguments["DP"], self.dtype, self.capability)
+        given = self.arguments | tiles
+        names = (*kernel.arg_names, "num_warps", "num_stages")
+        options = {name: given[name] for name in names if name in given}
+        kernel[(self.heads, self.splits)](*tensors, **options, **LAUNCH_OPTIONS)
+
+    def merge(
+        self,
+        states: Tensor,
+        state: Tensor,
+        logs: Tensor | None = None,
+        log: Tensor | None = None,
+    ) -> None:
+        """Add up the states of all splits, weighed by the softmax of ``logs``."""
+        parts = triton.cdiv(state[0].numel(), MERGED_AT_ONCE) if len(state) else 0
+        kernels.merge_states[(self.heads, parts)](
+            *(states, logs, state, log, self.splits),
+            SOFTMAX=logs is not None,
+            MAX_SPLITS=MAX_SPLITS,
+            DP=self.arguments["DP"],
+            BLOCK=MERGED_AT_ONCE,
+            **LAUNCH_OPTIONS,
+        )
+
+
+def tile_options(
+    kernel: Callable, padded: int, dtype: torch.dtype, capability: tuple[int, int]
+) -> dict:
+    """Choose the tokens of a tile, warps, pipeline stages and precision of a kernel.
+
+    bfloat16 is multiplied as it is; float16 as TF32, which is as precise and does not
+    overflow; float32 as three products of TF32. Tiles are as large as fits without
+    spilled registers into 99 KiB of shared memory, which all these GPUs have.
+
+    Args:
+        kernel: One of those that read tokens.
+        padded: Head dimension, padded.
+        dtype: Of the tokens.
+        capability: Of the GPU.
+    """
+    is_large = padded > 64
+    has_tf32 = capability[0] != 10  # there, Triton 3.9 aborts on such products
+    tokens, warps, stages = 32, 8 if is_large else 4, 2
+    operand, precision = tl.bfloat16, "ieee"
+    if dtype == torch.float16:
+        # Two matrices of 128 x 128 in float32 would not fit.
+        fits = not (is_large and kernel is kernels.key_value_gradients)
+        if has_tf32 and fits:
+            operand, precision, stages = tl.float32, "tf32", 1 if is_large else 2
+    elif dtype == torch.float32:
+        operand, precision, warps, stages = tl.float32, "tf32x3", 8, 1
+        if is_large or not has_tf32:
+            precision, tokens, warps = "ieee", 16, 16 if has_tf32 else 8
+    if is_large and kernel is kernels.key_value_gradients:
+        stages = 1
+    return dict(
+        BLOCK=tokens,
+        OPERAND=operand,
+        PRECISION=precision,
+        num_warps=warps,
+        num_stages=stages,
+    )
+
+
+def _padded(dim: int) -> int:
+    return max(triton.next_power_of_2(dim), 16)  # products need 16

@@ -1,0 +1,77 @@
+"""When operators take their kernels: the rule, with a GPU that is not there."""
+
+import warnings
+
+import pytest
+import torch
+
+from helpers.backbones import images
+from ravlt.ops import gpu, plain_forms
+from ravlt.ops.gpu import divide_tokens, runs_as_kernel
+
+
+@pytest.fixture(autouse=True)
+def _kernels(kernels, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "_DEVICE_TYPE", "cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+
+
+def reasons(x) -> list[str]:
+    """Ask twice, and return the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert not runs_as_kernel(x)
+        assert not runs_as_kernel(x)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_supported(dtype):
+    x = images(2).to(dtype)
+    assert runs_as_kernel(x)
+    assert runs_as_kernel(x, torch.nn.Parameter(images(2)))
+
+
+def test_other_dtypes_devices_and_requests():
+    x = images(2)
+    assert not runs_as_kernel(x.double())
+    assert not runs_as_kernel(x, x.double())
+    assert not runs_as_kernel(x, x.to("meta"))
+    assert not runs_as_kernel(x.to("meta"))
+    with plain_forms():
+        assert not runs_as_kernel(x)
+
+
+def test_old_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    (reason,) = reasons(images(2))
+    assert "Old GPU" in reason and "8.0" in reason
+
+
+def test_amd(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    (reason,) = reasons(images(2))
+    assert "AMD" in reason
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(gpu, "HAS_TRITON", False)
+    (reason,) = reasons(images(2))
+    assert "pip install triton" in reason
+
+
+@pytest.mark.parametrize("heads", [1, 7, 64, 5000])
+@pytest.mark.parametrize("tokens", [0, 1, 255, 256, 257, 4200, 256_000])
+def test_splits_cover_the_tokens_and_none_is_empty(monkeypatch, heads, tokens):
+    monkeypatch.setattr(gpu, "multiprocessors", lambda device: 132)
+    splits, size = divide_tokens(heads, tokens, torch.device("cpu"))
+    assert 1 <= splits <= gpu.MAX_SPLITS
+    assert splits * size >= tokens
+    assert (splits - 1) * size < max(tokens, 1)
+
+
+def test_one_large_head_fills_the_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "multiprocessors", lambda device: 132)
+    splits, _ = divide_tokens(1, 256_000, torch.device("cpu"))
+    assert splits > 100
