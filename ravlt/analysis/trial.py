@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.config import Config
@@ -44,7 +44,9 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
         Exception: Whatever the model raises with images of the last size.
     """
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmdet"):
-        return _try(cfg.model, sides)
+        trial = _try(cfg.model, sides)
+    # DDP then looks for parameters without a gradient.
+    return replace(trial, idle=[]) if cfg.get("find_unused_parameters") else trial
 
 
 def _try(model_cfg: Mapping, sides: Sequence[int]) -> Trial:

@@ -13,8 +13,21 @@ _OTHER = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "ini
 _WHY = "RAVLT's channels"
 
 
+# Necks that look up levels by their position in the backbone's output, and leave some.
+_BY_POSITION = ("NASFCOS_FPN",)
+
+
+def leaves_levels(site: Site) -> bool:
+    """True if a neck needs all levels of the backbone, but does not read all of them.
+
+    Args:
+        site: The model that holds the backbone.
+    """
+    return any(neck.get("type") in _BY_POSITION for neck, _ in site.necks())
+
+
 def used_levels(site: Site, count: int) -> list[int]:
-    """Tells which levels the rest of the model reads.
+    """Return the levels that the rest of the model needs.
 
     RAVLT does not make the others: a norm without a gradient would stop DDP.
 
@@ -26,6 +39,8 @@ def used_levels(site: Site, count: int) -> list[int]:
         Their positions, in order.
     """
     necks = list(site.necks())
+    if leaves_levels(site):
+        return list(range(count))
     if necks:
         first, _ = necks[0]
         one = isinstance(first.get("in_channels"), int)
@@ -179,7 +194,8 @@ def _head_changes(
     if head.get("c1_in_channels"):
         yield Change((*path, "c1_in_channels"), new[0], _WHY)
     named = _named(head, len(old))
-    taken = _taken(head, named)
+    # A head may go on naming levels that it does not use, as long as all are there.
+    taken = named if len(used) == len(old) else _taken(head, named)
     if isinstance(found, int):
         (position,) = taken
         if found == old[position] != new[position]:

@@ -12,7 +12,7 @@ from ravlt.models.ravlt import RAVLT
 
 from .changes import Change, Swap, dotted
 from .levels import Level, ask_backbone
-from .readers import rewire, used_levels
+from .readers import leaves_levels, rewire, used_levels
 from .sites import Site, find_sites
 from .stages import STRIDES, match_stages, stride_warnings
 from .training import (
@@ -87,6 +87,9 @@ def plan_swap(
         stages = match_stages(old.levels, site.kind)
         warnings += stride_warnings(old.levels, stages, site.kind)
         used = used_levels(site, len(old.levels))
+        if leaves_levels(site):
+            why = "the neck does not read all levels, and a norm gets no gradient"
+            changes.append(Change(("find_unused_parameters",), True, why))
         out_indices = tuple(stages[i] for i in used)
         new = _replacement(site.backbone, out_indices, arch, attn_types, pretrained)
         path = (*site.path, "backbone")

@@ -18,6 +18,7 @@ COMMON = [
     "mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py",
     "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
     "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+    "mmseg::fastfcn/fastfcn_r50-d32_jpu_enc_4xb4-80k_ade20k-512x512.py",
     "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py",
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
     "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",

@@ -23,3 +23,16 @@ def test_trying_changes_nothing():
     assert trial.loss > 0
     assert trial.idle == []
     assert cfg.to_dict() == before
+
+
+def test_a_level_that_no_neck_reads():
+    """DDP has to be told of it, as the swap does for necks that need the level."""
+    cfg = swap_backbone(load(RETINANET), "test")
+    cfg.model.backbone.out_indices = (0, 1, 2, 3)
+    cfg.model.neck.update(in_channels=[16, 32, 48, 64], start_level=1)
+    assert try_model(cfg, [64]).idle == [
+        "extra_norms.0.norm.weight",
+        "extra_norms.0.norm.bias",
+    ]
+    cfg.find_unused_parameters = True
+    assert try_model(cfg, [64]).idle == []

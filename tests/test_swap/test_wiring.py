@@ -17,6 +17,7 @@ from helpers.swap_configs import (
     swapped,
 )
 from ravlt import RAVLTError, swap_backbone
+from ravlt.analysis.trial import try_model
 
 WANTED = {
     # A pyramid from stride 8 on: the first stage's output is not made.
@@ -102,6 +103,12 @@ WANTED = {
         "model.auxiliary_head.in_channels": 256,
         "model.auxiliary_head.in_index": 0,
     },
+    # The same head behind a neck, which goes on giving all three levels.
+    "mmseg::fastfcn/fastfcn_r50-d32_jpu_enc_4xb4-80k_ade20k-512x512.py": {
+        "model.neck.in_channels": (128, 256, 512),
+        "model.decode_head.in_channels": [128, 256, 2048],
+        "model.decode_head.in_index": (0, 1, 2),
+    },
     # A head without a layer that changes the width.
     "mmseg::segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512.py": {
         "model.backbone.out_indices": (2,),
@@ -136,6 +143,24 @@ def test_channels(name):
     cfg = swapped(name)
     found = {path: at(cfg, path) for path in WANTED[name]}
     assert found == WANTED[name]
+
+
+@pytest.mark.integration
+def test_a_neck_that_finds_levels_by_their_position():
+    """It gets all of them, and DDP is told that one is not read."""
+    cfg = copy.deepcopy(load(RETINANET))
+    cfg.model.neck = dict(
+        type="NASFCOS_FPN",
+        in_channels=[256, 512, 1024, 2048],
+        out_channels=256,
+        num_outs=5,
+        norm_cfg=dict(type="BN"),
+    )
+    new = swap_backbone(cfg, "test")
+    assert new.model.neck.in_channels == [16, 32, 48, 64]
+    assert "start_level" not in new.model.neck
+    assert new.find_unused_parameters
+    assert try_model(new, [128]).loss is not None
 
 
 def test_other_sizes_and_attention():
