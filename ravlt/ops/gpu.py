@@ -42,7 +42,7 @@ def _check(device: torch.device) -> bool:
         missing = "Triton is not installed; run: pip install triton"
     elif torch.version.hip:
         missing = "its kernels have not been tried on AMD GPUs"
-    elif torch.cuda.get_device_capability(device) < (8, 0):
+    elif capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
         missing = f"its kernels need compute capability 8.0, and {name} has less"
     else:
@@ -68,6 +68,12 @@ def divide_tokens(heads: int, tokens: int, device: torch.device) -> tuple[int, i
     size = max(-(-tokens // splits), _MIN_SPLIT_TOKENS)
     size = -(-size // _MIN_SPLIT_TOKENS) * _MIN_SPLIT_TOKENS
     return max(-(-tokens // size), 1), size
+
+
+@torch.compiler.assume_constant_result
+def capability(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability of a GPU."""
+    return torch.cuda.get_device_capability(device)
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -22,7 +22,7 @@ from ravlt.ops.depthwise import kernels as depthwise
 from ravlt.ops.depthwise.triton import TILES
 from ravlt.ops.gpu import LAUNCH_OPTIONS, MAX_SPLITS
 from ravlt.ops.rala import kernels as rala
-from ravlt.ops.rala.triton import MERGED_AT_ONCE, tile_options
+from ravlt.ops.rala.triton import MERGED_AT_ONCE, has_products, tile_options
 from ravlt.ops.rotary import kernels as rotary
 
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -37,18 +37,17 @@ def variants(dtype: torch.dtype, dim: int, capability: int) -> Iterator[tuple]:
     common = dict(
         ROPE=True, REWEIGHT=True, MAX_SPLITS=MAX_SPLITS, D=dim, DP=padded, SOFTMAX=True
     )
-    for kernel in (
+    products = (
         rala.query_sums,
         rala.key_value_sums,
         rala.outputs,
         rala.state_gradients,
         rala.key_value_gradients,
         rala.query_gradients,
-    ):
-        yield (
-            kernel,
-            common | tile_options(kernel, padded, dtype, divmod(capability, 10)),
-        )
+    )
+    version = divmod(capability, 10)
+    for kernel in products if has_products(dtype, version) else ():
+        yield kernel, common | tile_options(kernel, padded, dtype, version)
     yield rala.merge_states, common | dict(BLOCK=MERGED_AT_ONCE)
     yield rotary.rotate_tiles, common | dict(BLOCK=32, INVERSE=True)
     yield rotary.rotary_table, dict(COUNT=dim // 4, PADDED=padded // 4, BLOCK=16)

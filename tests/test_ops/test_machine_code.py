@@ -33,11 +33,12 @@ def usage(capability: int) -> list[dict]:
 @capabilities
 def test_kernels_fit_the_gpu(capability):
     kernels = usage(capability)
-    assert len(kernels) == 6 * 13
+    # Three dtypes and two head dimensions; the B200 computes float32 in plain PyTorch.
+    assert len(kernels) == 6 * 13 - (2 * 6 if capability == 100 else 0)
     for kernel in kernels:
         assert kernel["shared"] <= 99 * 1024, kernel
-        # Up to two 64-bit values; more would be registers spilled inside the loop.
-        assert kernel["stack"] <= 16, kernel
+        # A few scalars. Registers that spill in the loop take hundreds of bytes.
+        assert kernel["stack"] <= 32, kernel
 
 
 @capabilities

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..gpu import (
     LAUNCH_OPTIONS,
     MAX_SPLITS,
+    capability,
     divide_tokens,
     empty_tokens,
     with_contiguous_channels,
@@ -25,8 +26,18 @@ MERGED_AT_ONCE = 64
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """True if the kernels take these dtypes and this head dimension."""
-    return q.dtype == k.dtype == v.dtype and q.shape[-1] <= 128
+    """True if the kernels take these dtypes and this head dimension on this GPU."""
+    if not q.dtype == k.dtype == v.dtype or q.shape[-1] > 128:
+        return False
+    return has_products(q.dtype, capability(q.device))
+
+
+def has_products(dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """True if Triton compiles the products for a GPU.
+
+    For capability 10 (B200), Triton 3.6 to 3.9 abort on some in float32 and TF32.
+    """
+    return dtype != torch.float32 or capability[0] != 10
 
 
 def rala(
@@ -165,7 +176,7 @@ class Launcher:
     ) -> None:
         batch, num_heads, num_tokens, dim = q.shape
         self.heads, self.dtype = batch * num_heads, q.dtype
-        self.capability = torch.cuda.get_device_capability(q.device)
+        self.capability = capability(q.device)
         self.splits, split_tokens = divide_tokens(self.heads, num_tokens, q.device)
         self.table = rotary_table(max(hw), dim, q.device) if rope else None
         self.arguments = dict(
@@ -218,8 +229,9 @@ def tile_options(
     """Choose the tokens of a tile, warps, pipeline stages and precision of a kernel.
 
     bfloat16 is multiplied as it is; float16 as TF32, which is as precise and does not
-    overflow; float32 as three products of TF32. Tiles are as large as fits without
-    spilled registers into 99 KiB of shared memory, which all these GPUs have.
+    overflow, or else as bfloat16; float32 as three products of TF32. Tiles are as large
+    as fits without spilled registers into 99 KiB of shared memory, which all these GPUs
+    have.
 
     Args:
         kernel: One of those that read tokens.
@@ -228,18 +240,17 @@ def tile_options(
         capability: Of the GPU.
     """
     is_large = padded > 64
-    has_tf32 = capability[0] != 10  # there, Triton 3.9 aborts on such products
     tokens, warps, stages = 32, 8 if is_large else 4, 2
     operand, precision = tl.bfloat16, "ieee"
     if dtype == torch.float16:
         # Two matrices of 128 x 128 in float32 would not fit.
         fits = not (is_large and kernel is kernels.key_value_gradients)
-        if has_tf32 and fits:
+        if fits and has_products(torch.float32, capability):
             operand, precision, stages = tl.float32, "tf32", 1 if is_large else 2
     elif dtype == torch.float32:
         operand, precision, warps, stages = tl.float32, "tf32x3", 8, 1
-        if is_large or not has_tf32:
-            precision, tokens, warps = "ieee", 16, 16 if has_tf32 else 8
+        if is_large:
+            precision, tokens, warps = "ieee", 16, 16
     if is_large and kernel is kernels.key_value_gradients:
         stages = 1
     return dict(
