@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ravlt.ops.layout import channels_first
 from ravlt.ops.recompute import checkpoint_module, recompute
+from ravlt.ops.residual import add_scaled
 
 from .archs import (
     NUM_STAGES,
@@ -222,7 +223,7 @@ class Block(nn.Module):
         gamma = gamma.view(1, 1, 1, -1)
         if self.training:
             gamma = self.drop_path(gamma.expand(x.shape[0], 1, 1, -1))
-        return torch.addcmul(x, gamma, branch)
+        return add_scaled(x, gamma, branch)
 
 
 class Stage(nn.Module):
