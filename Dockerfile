@@ -5,8 +5,10 @@
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t ravlt:cpu .
 FROM debian:trixie-slim
 
+# gcc and python3-dev: on a GPU, Triton compiles its access to the driver.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates git make python3 python3-venv \
+        gcc libc6-dev python3-dev \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/ravlt

@@ -5,6 +5,7 @@ import platform
 
 import torch
 
+from ravlt.ops.gpu import why_no_kernels
 from ravlt.version import __version__
 
 from .cuda import find_driver
@@ -41,6 +42,9 @@ def report() -> str:
     if driver is not None:
         lines.append(_line("driver", f"{driver[0]}, runs CUDA up to {driver[1]}"))
         lines.append(_line("CUDA", f"{torch.version.cuda} in torch"))
+    if gpus:
+        reason = why_no_kernels(torch.device(gpus[0]))
+        lines.append(_line("kernels", f"none: {reason}" if reason else "by Triton"))
     # One GPU stands for all of them: they have the same driver and the same packages.
     for device in ["cpu", *gpus[:1]]:
         lines += _operator_lines(device)

@@ -20,7 +20,7 @@ from triton.knobs import nvidia
 
 from ravlt.ops.depthwise import kernels as depthwise
 from ravlt.ops.depthwise.triton import TILES
-from ravlt.ops.gpu import LAUNCH_OPTIONS, MAX_SPLITS
+from ravlt.ops.launch import LAUNCH_OPTIONS, MAX_SPLITS
 from ravlt.ops.rala import kernels as rala
 from ravlt.ops.rala.triton import MERGED_AT_ONCE, has_products, tile_options
 from ravlt.ops.rotary import kernels as rotary

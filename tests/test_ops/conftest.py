@@ -16,8 +16,9 @@ def kernels(monkeypatch) -> Iterator[None]:
     if INTERPRETED:
         properties = SimpleNamespace(multi_processor_count=4)
         monkeypatch.setattr(gpu, "_DEVICE_TYPE", "cpu")
+        monkeypatch.setattr(gpu, "_prepare_triton", lambda: None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    gpu._check.cache_clear()
+    gpu._warn_unless_supported.cache_clear()
     yield
-    gpu._check.cache_clear()
+    gpu._warn_unless_supported.cache_clear()

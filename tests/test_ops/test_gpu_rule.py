@@ -1,13 +1,15 @@
 """When operators take their kernels: the rule, with a GPU that is not there."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from helpers.backbones import images
 from ravlt.ops import gpu, plain_forms
-from ravlt.ops.gpu import divide_tokens, runs_as_kernel
+from ravlt.ops.gpu import runs_as_kernel
+from ravlt.ops.launch import MAX_SPLITS, divide_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -61,17 +63,33 @@ def test_without_triton(monkeypatch):
     assert "pip install triton" in reason
 
 
+def test_without_a_compiler(monkeypatch):
+    """Triton compiles its access to the driver when first used."""
+
+    def fail() -> None:
+        raise RuntimeError("Failed to find C compiler.\nSpecify it by CC.")
+
+    monkeypatch.setattr(gpu, "_prepare_triton", fail)
+    (reason,) = reasons(images(2))
+    assert "(Failed to find C compiler.)" in reason and "install gcc" in reason
+
+
+def gpu_of_132_multiprocessors(monkeypatch) -> None:
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+
 @pytest.mark.parametrize("heads", [1, 7, 64, 5000])
 @pytest.mark.parametrize("tokens", [0, 1, 255, 256, 257, 4200, 256_000])
 def test_splits_cover_the_tokens_and_none_is_empty(monkeypatch, heads, tokens):
-    monkeypatch.setattr(gpu, "multiprocessors", lambda device: 132)
+    gpu_of_132_multiprocessors(monkeypatch)
     splits, size = divide_tokens(heads, tokens, torch.device("cpu"))
-    assert 1 <= splits <= gpu.MAX_SPLITS
+    assert 1 <= splits <= MAX_SPLITS
     assert splits * size >= tokens
     assert (splits - 1) * size < max(tokens, 1)
 
 
 def test_one_large_head_fills_the_gpu(monkeypatch):
-    monkeypatch.setattr(gpu, "multiprocessors", lambda device: 132)
+    gpu_of_132_multiprocessors(monkeypatch)
     splits, _ = divide_tokens(1, 256_000, torch.device("cpu"))
     assert splits > 100

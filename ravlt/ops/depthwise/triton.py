@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..gpu import LAUNCH_OPTIONS, multiprocessors, with_contiguous_channels
+from ..launch import LAUNCH_OPTIONS, count_programs, with_contiguous_channels
 from . import kernels
 
 # Side of a tile of tokens, and channels, of a program.
@@ -17,7 +17,6 @@ TILES = {
     "convolution": dict(TILE=8, BLOCK=32),
     "weight_gradients": dict(TILE=4, BLOCK=64),
 }
-_PROGRAMS_PER_MULTIPROCESSOR = 4
 
 
 def depthwise_conv(
@@ -66,8 +65,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:
     x, grad = with_contiguous_channels(x), with_contiguous_channels(grad)
     height, width, channels = x.shape[1:]
     tiles, blocks = _count_tiles(x, **TILES["weight_gradients"])
-    programs = _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(x.device)
-    programs = min(max(programs // (size * blocks), 1), max(tiles, 1))
+    programs = count_programs(x.device) // (size * blocks)
+    programs = min(max(programs, 1), max(tiles, 1))
     sums = x.new_empty(programs, size, size, channels, dtype=torch.float32)
     with torch.cuda.device_of(x):
         kernels.weight_gradients[(programs, size, blocks)](

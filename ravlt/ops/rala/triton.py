@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import (
+from ..gpu import capability
+from ..launch import (
     LAUNCH_OPTIONS,
     MAX_SPLITS,
-    capability,
     divide_tokens,
     empty_tokens,
     with_contiguous_channels,

@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..gpu import LAUNCH_OPTIONS, empty_tokens, with_contiguous_channels
+from ..launch import LAUNCH_OPTIONS, empty_tokens, with_contiguous_channels
 from . import kernels
 
 
