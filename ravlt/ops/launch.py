@@ -5,10 +5,10 @@ from torch import Tensor
 
 # Triton 3.10 no longer fuses multiplications with additions by default.
 LAUNCH_OPTIONS = dict(enable_fp_fusion=True)
-# The kernels add up so many splits in one step.
-MAX_SPLITS = 128
+MAX_SPLITS = 256
 _PROGRAMS_PER_MULTIPROCESSOR = 4
-_MIN_SPLIT_TOKENS = 256
+_MIN_SPLIT_TOKENS = 128
+_LARGEST_TILE = 32
 
 
 def divide_tokens(heads: int, tokens: int, device: torch.device) -> tuple[int, int]:
@@ -24,9 +24,8 @@ def divide_tokens(heads: int, tokens: int, device: torch.device) -> tuple[int, i
     """
     splits = count_programs(device) // max(heads, 1)
     splits = min(max(splits, 1), MAX_SPLITS)
-    size = max(-(-tokens // splits), 1)
-    # A multiple of every size of tile.
-    size = -(-size // _MIN_SPLIT_TOKENS) * _MIN_SPLIT_TOKENS
+    size = max(-(-tokens // splits), _MIN_SPLIT_TOKENS)
+    size = -(-size // _LARGEST_TILE) * _LARGEST_TILE
     return max(-(-tokens // size), 1), size
 
 

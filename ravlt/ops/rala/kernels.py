@@ -44,7 +44,7 @@ def key_value_sums(
     k_ptr, k_strides, v_ptr, v_strides, query_sums_ptr, table_ptr,
     states_ptr, logs_ptr, g_ptr,
     num_heads, num_tokens, split_tokens, width, rotation_size,
-    ROPE: tl.constexpr, REWEIGHT: tl.constexpr, MAX_SPLITS: tl.constexpr,
+    ROPE: tl.constexpr, REWEIGHT: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def key_value_sums(
     """
     head, split = tl.program_id(0), tl.program_id(1)
     if REWEIGHT:
-        g = load_mean(query_sums_ptr, head, num_tokens, D, DP, MAX_SPLITS)
+        g = load_mean(query_sums_ptr, head, num_tokens, D, DP, STEP=64)
         if split == 0:
             tl.store(g_ptr + head * DP + tl.arange(0, DP), g)
     top = tl.full((), float("-inf") if REWEIGHT else 0.0, tl.float32)
@@ -259,7 +259,7 @@ def query_gradients(
     q_ptr, q_strides, grad_ptr, grad_strides, state_ptr, table_ptr,
     g_grads_ptr, q_grad_ptr, q_grad_strides,
     num_heads, num_tokens, split_tokens, width, rotation_size,
-    ROPE: tl.constexpr, REWEIGHT: tl.constexpr, MAX_SPLITS: tl.constexpr,
+    ROPE: tl.constexpr, REWEIGHT: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -269,7 +269,7 @@ def query_gradients(
     key_sum = load_key_sum(state_ptr, head, DP)
     buffer_t = tl.trans(buffer)
     if REWEIGHT:
-        mean_grad = load_mean(g_grads_ptr, head, num_tokens, D, DP, MAX_SPLITS)
+        mean_grad = load_mean(g_grads_ptr, head, num_tokens, D, DP, STEP=64)
     first = split * split_tokens
     for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
@@ -306,15 +306,17 @@ def store_split(sums_ptr, head, split, vector, DP: tl.constexpr):
 
 @triton.jit
 def load_mean(
-    sums_ptr, head, num_tokens,
-    D: tl.constexpr, DP: tl.constexpr, MAX_SPLITS: tl.constexpr,
+    sums_ptr, head, num_tokens, D: tl.constexpr, DP: tl.constexpr, STEP: tl.constexpr
 ):  # fmt: skip
     """Add up what :func:`store_split` stored and divide by N sqrt(D)."""
-    splits, split = tl.num_programs(1), tl.arange(0, MAX_SPLITS)
-    row = (head * splits + split).to(tl.int64)[:, None]
-    entries = sums_ptr + row * DP + tl.arange(0, DP)[None, :]
-    sums = tl.load(entries, (split < splits)[:, None], other=0.0)
-    return tl.sum(sums, 0) / (num_tokens * tl.sqrt(D * 1.0))
+    splits = tl.num_programs(1)
+    total = tl.zeros((STEP, DP), tl.float32)
+    for first in range(0, splits, STEP):
+        split = first + tl.arange(0, STEP)
+        row = (head * splits + split).to(tl.int64)[:, None]
+        entries = sums_ptr + row * DP + tl.arange(0, DP)[None, :]
+        total += tl.load(entries, (split < splits)[:, None], other=0.0)
+    return tl.sum(total, 0) / (num_tokens * tl.sqrt(D * 1.0))
 
 
 @triton.jit

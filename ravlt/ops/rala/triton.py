@@ -22,7 +22,7 @@ from ..launch import (
 from ..rotary.triton import rotary_table
 from . import kernels, naive
 
-MERGED_AT_ONCE = 64
+MERGED_AT_ONCE = 32
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -187,7 +187,6 @@ class Launcher:
             rotation_size=max(hw),
             ROPE=rope,
             REWEIGHT=reweight,
-            MAX_SPLITS=MAX_SPLITS,
             D=dim,
             DP=_padded(dim),
         )
