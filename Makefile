@@ -12,7 +12,7 @@ VENV   := .venv$(if $(filter onedl,$(STACK)),-onedl,$(if $(filter compiled,$(OPS
 READY  := $(VENV)/.ready
 MMOPS  := packages/mmops/pyproject.toml $(shell find packages/mmops/src -name "*.py")
 
-.PHONY: env wheelhouse quickstart test test-fast test-slow coverage mutations lint audit benchmark zoo
+.PHONY: env wheelhouse quickstart test test-fast test-slow coverage mutations lint audit benchmark gpu zoo
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make coverage     the tests, and which lines they run (work_dirs/coverage/html)"
 	@echo "make mutations    deliberate faults, each of which a test has to find"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
+	@echo "make gpu          tests and measurements on a GPU (10 min); PART=tests|ops|backbones|training, OUT=folder"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up .venv only (2 min and the download of torch); OPS=compiled, STACK=onedl"
 	@echo "make wheelhouse   everything that make env installs, as wheels for a machine without network"
@@ -101,6 +102,12 @@ benchmark: env
 		--sizes 512x512 800x1280 1600x2560 2160x3840 --out work_dirs/benchmark/linear
 	$(BENCHMARK) ravlt_t:rala reference_t:rala $(PEERS) --train --batch 2 \
 		--sizes 512x512 --out work_dirs/benchmark/training
+
+# Continues what OUT holds; RETRY=--retry also measures again what has failed.
+PART ?= all
+OUT  ?= work_dirs/benchmark/gpu
+gpu: env
+	$(VENV)/bin/python tools/analysis_tools/gpu_benchmark.py $(PART) --out $(OUT) $(RETRY)
 
 zoo: env
 	$(VENV)/bin/python tools/analysis_tools/model_zoo.py

@@ -1,12 +1,16 @@
-"""Data, trained runs and a wheel that the tests of the library share."""
+"""Data, trained runs, a wheel and a device that the tests of the library share."""
 
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from helpers.kernels import INTERPRETED
 from helpers.tool_runs import (
     DET,
     ENV,
@@ -19,6 +23,7 @@ from helpers.tool_runs import (
     train,
 )
 from ravlt.datasets.shapes import write_shapes
+from ravlt.ops import gpu
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +75,17 @@ def wheel_site(tmp_path_factory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     return site
+
+
+@pytest.fixture
+def kernels(monkeypatch) -> Iterator[None]:
+    """Let operators take their Triton kernels, also on a CPU."""
+    if INTERPRETED:
+        properties = SimpleNamespace(multi_processor_count=4)
+        monkeypatch.setattr(gpu, "_DEVICE_TYPE", "cpu")
+        monkeypatch.setattr(gpu, "_prepare_triton", lambda: None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    gpu._warn_unless_supported.cache_clear()
+    yield
+    gpu._warn_unless_supported.cache_clear()

@@ -72,9 +72,14 @@ def is_config(name: str) -> bool:
 
 
 def make_step(
-    model: nn.Module, name: str, batch: int, size: tuple[int, int], train: bool
+    model: nn.Module,
+    name: str,
+    batch: int,
+    size: tuple[int, int],
+    train: bool,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Callable[[], object]:
-    """Prepare one call of a model on random pixels.
+    """Prepare one call of a model on random pixels, in the dtype of its weights.
 
     Args:
         model: Result of :func:`build_subject`.
@@ -83,17 +88,52 @@ def make_step(
         size: Height and width of the images.
         train: Whether the call returns a scalar to differentiate (the loss of a host's
             model, the sum of a backbone's features) instead of the output.
+        memory_format: Of a backbone's pixels; whole models prepare their own.
 
     Returns:
         A function without arguments.
     """
-    device = next(model.parameters()).device
     if is_config(name):
         return _host_step(model, batch, size, train)
-    x = torch.randn(batch, 3, *size, device=device)
+    weight = next(model.parameters())
+    x = torch.randn(batch, 3, *size, device=weight.device, dtype=weight.dtype)
+    x = x.contiguous(memory_format=memory_format)
     if train:
         return lambda: sum(feature.sum() for feature in model(x))
     return lambda: model(x)
+
+
+def make_run(
+    step: Callable[[], object],
+    model: nn.Module,
+    train: bool,
+    precision: torch.autocast,
+) -> Callable[[], object]:
+    """Prepare what a benchmark times: inference, or forward and backward pass.
+
+    Args:
+        step: Result of :func:`make_step`.
+        model: Its model; gradients of the last call are dropped.
+        train: Whether ``step`` returns a loss.
+        precision: Result of :func:`autocast_to`.
+    """
+
+    def run() -> object:
+        with precision:
+            if not train:
+                with torch.inference_mode():
+                    return step()
+            model.zero_grad(set_to_none=True)
+            loss = step()
+        loss.backward()
+        return loss
+
+    return run
+
+
+def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Build autocast for half precision; for float32 it does nothing."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _build_config(name: str) -> nn.Module:

@@ -5,10 +5,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from ravlt.env.cuda import find_driver
+from ravlt.env.versions import is_installed
 
 _SQUARE = 2048
 
@@ -111,7 +115,12 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
     }
     if device.type == "cuda":
+        driver = find_driver()
         machine["device"] = torch.cuda.get_device_name(device)
+        machine["driver"] = driver[0] if driver else "unknown"
+        machine["triton"] = (
+            metadata.version("triton") if is_installed("triton") else "none"
+        )
     return machine
 
 

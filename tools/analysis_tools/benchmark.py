@@ -14,7 +14,13 @@ import torch
 from ravlt.analysis.macs import count_macs
 from ravlt.analysis.parts import timed_children
 from ravlt.analysis.report import draw, growth, markdown_table, write_csv
-from ravlt.analysis.subjects import build_subject, is_config, make_step
+from ravlt.analysis.subjects import (
+    autocast_to,
+    build_subject,
+    is_config,
+    make_run,
+    make_step,
+)
 from ravlt.analysis.timing import (
     describe_machine,
     matmul_rate,
@@ -100,23 +106,15 @@ def measure(args: argparse.Namespace) -> dict:
     if args.compile:
         model.compile()
 
-    def run() -> object:
-        with precision(device, dtype):
-            if not args.train:
-                with torch.inference_mode():
-                    return step()
-            model.zero_grad(set_to_none=True)
-            loss = step()
-        loss.backward()
-        return loss
-
+    precision = autocast_to(dtype, device)
+    run = make_run(step, model, args.train, precision)
     row["peak_mb"] = in_mb(peak_memory(run, device))
     rates = [matmul_rate(device, dtype)]
     times = measure_times(run, device, args.warmup, args.repeat)
     rates.append(matmul_rate(device, dtype))
     row |= {"times": times, "matmul_rates": rates, "params_m": parameters / 1e6}
     if args.train:
-        with precision(device, dtype):
+        with precision:
             row["saved_mb"] = in_mb(saved_bytes(step, model))
     if is_config(name):
         with timed_children(model) as row["parts"]:
@@ -124,11 +122,6 @@ def measure(args: argparse.Namespace) -> dict:
     else:
         row |= count(name, size, args.batch)
     return row | {"machine": describe_machine(device)}
-
-
-def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Autocast for half precision, nothing for float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def count(name: str, size: tuple[int, int], batch: int) -> dict:

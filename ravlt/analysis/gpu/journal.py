@@ -1,0 +1,180 @@
+"""Results in a file that is complete after every measurement."""
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ravlt.errors import RAVLTError
+
+_DECISIVE = ("device", "torch", "triton")  # the same when a benchmark is continued
+_MAX_STARTS = 2
+_LINE_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Args:
+        labels: What tells it from all others of its part; strings and numbers.
+        measure: Returns the results, which JSON can hold.
+    """
+
+    labels: Mapping
+    measure: Callable[[], Mapping]
+
+
+class Journal:
+    """The results of one part of a benchmark, which a later run continues.
+
+    Args:
+        path: JSON file.
+        machine: What the results depend on.
+
+    Raises:
+        RAVLTError: If the file holds results of another machine.
+    """
+
+    def __init__(self, path: Path, machine: Mapping) -> None:
+        self._path = path
+        self._data = {"machine": dict(machine), "measured": [], "started": []}
+        if path.exists():
+            self._data = json.loads(path.read_text())
+            before = self._data["machine"]
+            for key in _DECISIVE:
+                if before.get(key) != machine.get(key):
+                    raise RAVLTError(
+                        f"'{path}' has results for {key} {before.get(key)}, and here "
+                        f"it is {machine.get(key)}; name a new folder."
+                    )
+
+    @property
+    def rows(self) -> list[dict]:
+        """Labels and results of every measurement, in one dictionary each."""
+        return rows_of(self._data)
+
+    def begin(self, labels: Mapping) -> bool:
+        """Note that a measurement starts.
+
+        Returns:
+            False if it should not: it has a result, or has ended the process twice.
+        """
+        labels = dict(labels)
+        if any(entry["labels"] == labels for entry in self._data["measured"]):
+            return False
+        if self._data["started"].count(labels) == _MAX_STARTS:
+            self.record(labels, {"failed": "it ended the process twice"})
+            return False
+        self._data["started"].append(labels)
+        self._write()
+        return True
+
+    def record(self, labels: Mapping, results: Mapping) -> None:
+        """Store the results of a measurement, ``failed`` with a reason among them."""
+        entry = {"labels": dict(labels), "results": dict(results)}
+        self._data["measured"].append(entry)
+        self._drop("started", lambda started: started == entry["labels"])
+
+    def forget_failures(self) -> None:
+        """Drop failed measurements, so that they start again."""
+        self._drop("measured", lambda entry: "failed" in entry["results"])
+
+    def _drop(self, key: str, condition: Callable) -> None:
+        self._data[key] = [entry for entry in self._data[key] if not condition(entry)]
+        self._write()
+
+    def _write(self) -> None:
+        partial = self._path.with_suffix(".part")
+        partial.write_text(json.dumps(self._data, indent=1))
+        os.replace(partial, self._path)
+
+
+def read_rows(path: Path) -> tuple[dict, list[dict]]:
+    """Read the machine and the rows of a journal; nothing if there is no such file."""
+    if not path.exists():
+        return {}, []
+    data = json.loads(path.read_text())
+    return data["machine"], rows_of(data)
+
+
+def rows_of(data: Mapping) -> list[dict]:
+    """Return the rows of a journal's content."""
+    return [entry["labels"] | entry["results"] for entry in data["measured"]]
+
+
+def run_cases(
+    cases: Iterable[Case], journal: Journal, device: torch.device, end: float
+) -> None:
+    """Measure what a journal lacks.
+
+    A case that raises an error is recorded with the reason, and the next one follows.
+
+    Args:
+        cases: The measurements, the most important ones first.
+        journal: Where the results go.
+        device: Where the cases compute.
+        end: Value of ``time.monotonic()`` after which no case starts.
+
+    Raises:
+        RAVLTError: If the GPU is unusable after an error (an illegal access, for one):
+            only a new process can continue.
+    """
+    with _side_stream(device):
+        for case in cases:
+            if time.monotonic() > end:
+                print("The time is over; run it again to continue.", file=sys.stderr)
+                return
+            if not journal.begin(case.labels):
+                continue
+            print(*case.labels.values(), sep=", ", file=sys.stderr)
+            results = _attempt(case)
+            journal.record(case.labels, results)
+            gc.collect()
+            if "failed" in results and not is_usable(device):
+                raise RAVLTError(
+                    f"The GPU is unusable after this error ({results['failed']}); "
+                    f"start a new process to continue."
+                )
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _attempt(case: Case) -> Mapping:
+    try:
+        return case.measure()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": shorten(f"{type(error).__name__}: {error}")}
+
+
+def shorten(text: str) -> str:
+    """Set a message in one short line."""
+    return " ".join(text.split())[:_LINE_LENGTH]
+
+
+def is_usable(device: torch.device) -> bool:
+    """Return whether a device still computes."""
+    try:
+        return torch.ones(1, device=device).item() == 1
+    except RuntimeError:
+        return False
+
+
+def _side_stream(device: torch.device) -> contextlib.AbstractContextManager:
+    """Leave the default stream, which CUDA graphs cannot capture.
+
+    A backward pass runs on the stream of its forward pass, which may have run before
+    the capture.
+    """
+    if device.type == "cuda":
+        return torch.cuda.stream(torch.cuda.Stream(device))
+    return contextlib.nullcontext()

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Test and measure this library on a GPU, in parts that continue where they stopped."""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ravlt.analysis.gpu.journal import Journal, run_cases
+from ravlt.analysis.gpu.models import (
+    FULL_INFERENCE,
+    FULL_TRAINING,
+    QUICK_INFERENCE,
+    QUICK_TRAINING,
+    backbone_cases,
+    training_cases,
+)
+from ravlt.analysis.gpu.ops import FULL, QUICK, op_cases
+from ravlt.analysis.gpu.table import PARTS, render
+from ravlt.analysis.timing import describe_machine
+from ravlt.engine.cli import run_cli
+from ravlt.errors import RAVLTError
+
+ROOT = Path(__file__).parents[2]
+# Seconds: under ten minutes in all.
+BUDGETS = {"tests": 180, "ops": 130, "backbones": 150, "training": 110}
+# A kernel that never ends is killed so many seconds after the time is over.
+GRACE = 60
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "part",
+        choices=[*PARTS, "all", "table"],
+        help="what to measure; table only reads the results",
+    )
+    parser.add_argument("--out", required=True, help="folder of results, continued")
+    parser.add_argument(
+        "--budget", type=float, help=f"seconds of a part; the default is {BUDGETS}"
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="measure again what has failed"
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to try the program itself"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure a part in this process."""
+    end = time.monotonic() + args.budget
+    device = torch.device(args.device)
+    journal = Journal(path_of(args, args.part), describe_machine(device))
+    gc.freeze()  # garbage is collected after every case, and the imports made none
+    if args.part == "ops":
+        cases = op_cases(device, QUICK if args.quick else FULL)
+    elif args.part == "backbones":
+        cases = backbone_cases(
+            device, QUICK_INFERENCE if args.quick else FULL_INFERENCE
+        )
+    else:
+        sizes = QUICK_TRAINING if args.quick else FULL_TRAINING
+        cases = training_cases(device, sizes, ROOT / "configs")
+    run_cases(cases, journal, device, end)
+
+
+def run_part(args: argparse.Namespace, part: str) -> None:
+    """Run a part in fresh processes, each of which continues after the last one.
+
+    A process ends early if its GPU is unusable, or if it crashes.
+    """
+    path = path_of(args, part)
+    end = time.monotonic() + (args.budget or BUDGETS[part])
+    if args.retry and path.exists():
+        Journal(path, json.loads(path.read_text())["machine"]).forget_failures()
+    before = None
+    while time.monotonic() < end:
+        content = path.read_text() if path.exists() else ""
+        if content == before:
+            raise RAVLTError(f"The part '{part}' does not go on; see the lines above.")
+        before = content
+        left = end - time.monotonic()
+        command = (
+            test_command(path, left)
+            if part == "tests"
+            else worker_command(args, part, left)
+        )
+        try:
+            if subprocess.run(command, cwd=ROOT, timeout=left + GRACE).returncode == 0:
+                return
+        except subprocess.TimeoutExpired:
+            return
+
+
+def test_command(path: Path, seconds: float) -> list[str]:
+    """Return the command of the tests that need a GPU."""
+    plugin = ["-p", "ravlt.analysis.gpu.recorder", "--journal", str(path)]
+    options = ["-m", "gpu", "--continue-on-collection-errors"]
+    command = [sys.executable, "-m", "pytest", *options, *plugin]
+    return [*command, "--seconds", str(seconds)]
+
+
+def worker_command(args: argparse.Namespace, part: str, seconds: float) -> list[str]:
+    """Return the command of a process that measures."""
+    command = [sys.executable, __file__, part, "--worker", "--out", args.out]
+    command += ["--budget", str(seconds), "--device", args.device]
+    return [*command, "--quick"] if args.quick else command
+
+
+def path_of(args: argparse.Namespace, part: str) -> Path:
+    return Path(args.out) / f"{part}.json"
+
+
+def main() -> None:
+    args = parse_args()
+    if args.device == "cuda" and args.part != "table" and not torch.cuda.is_available():
+        raise RAVLTError("torch finds no CUDA device; use a machine with a GPU.")
+    if args.worker:
+        measure(args)
+        return
+    args.out = os.path.abspath(args.out)
+    os.makedirs(args.out, exist_ok=True)
+    errors = []
+    for part in {"all": PARTS, "table": ()}.get(args.part, [args.part]):
+        try:
+            run_part(args, part)
+        except RAVLTError as error:  # the other parts go on
+            errors.append(str(error))
+    table = render(Path(args.out))
+    (Path(args.out) / "table.md").write_text(table)
+    print(table)
+    if errors:
+        raise RAVLTError(" ".join(errors))
+
+
+if __name__ == "__main__":
+    run_cli(main)
