@@ -78,6 +78,9 @@ def run_part(args: argparse.Namespace, part: str) -> None:
     """Run a part in fresh processes, each of which continues after the last one.
 
     A process ends early if its GPU is unusable, or if it crashes.
+
+    Raises:
+        RAVLTError: If a process ends early without a result.
     """
     path = path_of(args, part)
     end = time.monotonic() + (args.budget or BUDGETS[part])
@@ -99,6 +102,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
             if subprocess.run(command, cwd=ROOT, timeout=left + GRACE).returncode == 0:
                 return
         except subprocess.TimeoutExpired:
+            print(f"The part '{part}' was killed, its time is over.", file=sys.stderr)
             return
 
 
