@@ -114,7 +114,7 @@ def test_models(once, tmp_path):
     assert all(row["seconds"] > 0 and row["peak_mb"] >= 0 for row in eager)
     table = render(tmp_path)
     assert "| ravlt_test:rala, folded | bfloat16 | 1 | 64x64 |" in table
-    assert "| quickstart/mask-rcnn_ravlt-mini_fpn_shapes.py | autocast | 1 |" in table
+    assert "| quickstart/fpn_ravlt-mini_shapes.py | autocast | 1 |" in table
 
 
 def op_row(implementation: str, seconds: float, tokens: int, **labels) -> dict:

@@ -91,7 +91,7 @@ QUICK_INFERENCE = InferenceSizes(
 )
 QUICK_TRAINING = TrainingSizes(
     images=((2, (64, 64)),),
-    hosts={"quickstart/mask-rcnn_ravlt-mini_fpn_shapes.py": (1, (64, 64))},
+    hosts={"quickstart/fpn_ravlt-mini_shapes.py": (1, (64, 64))},
     models=_QUICK_MODELS,
 )
 
