@@ -23,7 +23,7 @@ help:
 	@echo "make coverage     the tests, and which lines they run (work_dirs/coverage/html)"
 	@echo "make mutations    deliberate faults, each of which a test has to find"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
-	@echo "make gpu          tests and measurements on a GPU (10 min); PART=tests|ops|backbones|training, OUT=folder"
+	@echo "make gpu          tests and measurements on a GPU (at most 10 min); PART=tests|ops|backbones|training, OUT=folder"
 	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
 	@echo "make env          set up .venv only (2 min and the download of torch); OPS=compiled, STACK=onedl"
 	@echo "make wheelhouse   everything that make env installs, as wheels for a machine without network"
