@@ -53,8 +53,8 @@ ATTENTION = {
     "models/attention/softmax.py": [
         (
             "keys are not rotated",
-            "k = rotate(k, hw, tables).to(v.dtype)",
-            "k = k.to(v.dtype)",
+            "q, k = rotate_queries_and_keys(q, k, hw)",
+            "q, _ = rotate_queries_and_keys(q, k, hw)",
             TWIN,
         ),
         (

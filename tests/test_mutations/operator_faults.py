@@ -231,7 +231,7 @@ OPERATORS = {
             "test_compile.py::test_recomputed_blocks_with_batch_norms_in_one_graph",
         ),
     ],
-    "ops/rotary.py": [
+    "ops/rotary/__init__.py": [
         (
             "frequencies end before 1e-4",
             "head_dim // 4, device=device, dtype=dtype\n    )",

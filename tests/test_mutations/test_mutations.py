@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from attention_faults import ATTENTION
 from inference_faults import INFERENCE
+from kernel_faults import KERNELS
 from mutants import Nursery, read_table
 from network_faults import NETWORK
 from operator_faults import OPERATORS
@@ -26,6 +27,7 @@ FAULTS = [
         ATTENTION,
         PAPERS,
         OPERATORS,
+        KERNELS,
         NETWORK,
         INFERENCE,
         WEIGHTS,
