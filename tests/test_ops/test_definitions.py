@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from operators import CALLS, HW
 
 from helpers.backbones import images
 from helpers.core_twins import TWINS
+from helpers.operators import CALLS, HW
 from ravlt import ops
 from ravlt.models.attention import build_core
 from ravlt.ops.depthwise import depthwise_conv

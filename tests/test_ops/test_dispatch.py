@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from operators import CALLS, Call
 from torch import Tensor, nn
 
+from helpers.operators import CALLS, Call
 from ravlt.ops import plain_forms
 
 ON_CPU = ("linear", "channels_first", "depthwise 3 residual", "depthwise 5")

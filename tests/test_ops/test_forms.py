@@ -4,11 +4,11 @@ import io
 
 import pytest
 import torch
-from operators import CALLS, HW, gradients
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
+from helpers.operators import CALLS, HW, gradients
 from ravlt.ops import plain_forms
 from ravlt.ops.rotary import rotary_tables, rotate
 

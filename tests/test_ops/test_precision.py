@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from operators import CALLS, HW
 
 from helpers.backbones import images
+from helpers.operators import CALLS, HW
 from ravlt.ops.rala import linear_attention_terms, rala
 from ravlt.ops.residual import add_scaled
 

@@ -70,5 +70,5 @@ CALLS = {
 
 def gradients(y: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """Differentiate a random sum of a result."""
-    weights = images(*y.shape).to(y.dtype)
+    weights = images(*y.shape).to(y)
     return torch.autograd.grad((y * weights).sum(), inputs)
