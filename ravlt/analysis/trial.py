@@ -55,7 +55,7 @@ def _try(model_cfg: Mapping, sides: Sequence[int]) -> Trial:
     model_cfg = copy.deepcopy(model_cfg)
     _make_local(model_cfg)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
-    _init_weights(model)
+    init_weights_quietly(model)
     *smaller, last = sides
     for side in smaller:
         with contextlib.suppress(Exception):
@@ -94,8 +94,8 @@ def _train(model: nn.Module, size: tuple[int, int]) -> Trial:
     return Trial(loss.item(), idle)
 
 
-def _init_weights(model: nn.Module) -> None:
-    """As a runner does, but without a line for every parameter."""
+def init_weights_quietly(model: nn.Module) -> None:
+    """Initialize a model as a runner does, without a line for every parameter."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel("WARNING")

@@ -44,6 +44,16 @@ def error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got.double() - expected).norm() / expected.norm()).item()
 
 
+def largest_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Compute the largest difference over the largest magnitude that is expected.
+
+    It shows a single wrong token of a large grid, which a norm over all would hide.
+    """
+    assert got.shape == expected.shape
+    expected = expected.double()
+    return ((got.double() - expected).abs().max() / expected.abs().max()).item()
+
+
 def skip_initialization(patch: pytest.MonkeyPatch) -> None:
     """Leave the weights of models of real size as they are: it takes seconds each."""
 

@@ -5,6 +5,22 @@ import triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def autocast(dtype: torch.dtype) -> torch.autocast:
+    """Return a context of mixed precision on the device; of float32, of none."""
+    return torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Bound the error of an operator relative to its largest result.
+
+    In float32 up to a hundred roundings add up along the sum of a program. In half
+    precision sums run in float32: the operands of a product, S and the result are
+    rounded once each, by half a unit.
+    """
+    return 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
 
 
 def _let_numpy_convert_bounds() -> None:

@@ -1,7 +1,7 @@
 """Runs of the command lines in tools/ and projects/, each in its own process.
 
 Importing the hosts takes seconds. One server process imports them once, and every run
-is a fork of it.
+is a fork of it. Forks cannot use CUDA, so runs on a GPU import the hosts themselves.
 """
 
 import gc
@@ -65,12 +65,14 @@ class Run:
         args: Command line.
         cwd: Working directory; the run's output goes to files in there.
         prepare: Function that the process calls before the tool; picklable.
+        gpu: Whether the process sees the GPUs.
     """
 
     tool: str | Path
     args: list
     cwd: Path
     prepare: Callable[[], None] | None = None
+    gpu: bool = False
 
     def __post_init__(self) -> None:
         self.cwd.mkdir(parents=True, exist_ok=True)
@@ -78,10 +80,11 @@ class Run:
         self._files = [self.cwd / f"{index}.{name}" for name in ("stdout", "stderr")]
         for path in self._files:
             path.touch()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
-        with patch.dict(os.environ, ENV):  # the forks inherit the server's
-            forkserver.ensure_running()
+        context = multiprocessing.get_context("spawn" if self.gpu else "forkserver")
+        if not self.gpu:
+            context.set_forkserver_preload(_PRELOAD)
+            with patch.dict(os.environ, ENV):  # the forks inherit the server's
+                forkserver.ensure_running()
         self._process = context.Process(
             target=_be_tool,
             args=(
