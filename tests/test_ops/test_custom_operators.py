@@ -131,6 +131,14 @@ def test_traced_models_hold_plain_operations():
     assert error(traced(x), module(x)) < 1e-5
 
 
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_wide_convolutions_stay_plain(size):
+    """Their taps would not fit into the registers of a kernel that unrolls them."""
+    x, weight = images(1, *HW, 16).to(DEVICE), images(16, 1, size, size).to(DEVICE)
+    y = depthwise_conv(x.requires_grad_(), weight)
+    assert ("ravlt" in y.grad_fn.name()) == (size <= 5)
+
+
 def test_shapes_that_do_not_fit():
     """A kernel would read foreign memory."""
     q, k, v = tokens()

@@ -19,6 +19,11 @@ TILES = {
 }
 
 
+def supports(weight: Tensor) -> bool:
+    """True if the kernels have registers for all taps at once."""
+    return weight.shape[-1] <= 5
+
+
 def depthwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool
 ) -> Tensor:
