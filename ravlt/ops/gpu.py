@@ -1,7 +1,6 @@
 """When operators run as Triton kernels."""
 
 import functools
-import importlib.util
 import warnings
 
 import torch
@@ -9,7 +8,12 @@ from torch import Tensor
 
 from .dispatch import may_call_custom_operators
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+try:
+    import triton.language  # noqa: F401
+
+    HAS_TRITON = True
+except ImportError:
+    HAS_TRITON = False
 _DEVICE_TYPE = "cuda"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

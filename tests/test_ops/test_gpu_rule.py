@@ -1,5 +1,8 @@
 """When operators take their kernels: the rule, with a GPU that is not there."""
 
+import os
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 
 from helpers.backbones import images
+from helpers.tool_runs import ROOT
 from ravlt.ops import gpu, plain_forms
 from ravlt.ops.gpu import runs_as_kernel
 from ravlt.ops.launch import MAX_SPLITS, divide_tokens
@@ -61,6 +65,22 @@ def test_without_triton(monkeypatch):
     monkeypatch.setattr(gpu, "HAS_TRITON", False)
     (reason,) = reasons(images(2))
     assert "pip install triton" in reason
+
+
+@pytest.mark.integration
+def test_a_triton_that_does_not_import(tmp_path):
+    (tmp_path / "triton.py").write_text("raise ImportError('no such library')\n")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    code = (
+        "import torch, ravlt; print(len(ravlt.RAVLT('test')(torch.rand(1, 3, 9, 9))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "4\n", done.stderr
 
 
 def test_without_a_compiler(monkeypatch):
