@@ -72,7 +72,7 @@ def test_a_triton_that_does_not_import(tmp_path):
     (tmp_path / "triton.py").write_text("raise ImportError('no such library')\n")
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     code = (
-        "import torch, ravlt; print(len(ravlt.RAVLT('test')(torch.rand(1, 3, 9, 9))))"
+        "import torch, ravlt; print(len(ravlt.RAVLT('test')(torch.rand(2, 3, 64, 64))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
