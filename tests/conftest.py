@@ -80,6 +80,7 @@ def wheel_site(tmp_path_factory) -> Path:
 @pytest.fixture
 def kernels(monkeypatch) -> Iterator[None]:
     """Let operators take their Triton kernels, also on a CPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if INTERPRETED:
         properties = SimpleNamespace(multi_processor_count=4)
         monkeypatch.setattr(gpu, "_DEVICE_TYPE", "cpu")

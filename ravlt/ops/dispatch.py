@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 
 from .precision import is_autocast_on_cpu
 
@@ -37,23 +39,29 @@ def is_eager(x: Tensor) -> bool:
 
     Then operators may save less for the backward pass, or work in place.
 
-    Subclasses (fake and distributed tensors) and ``torch.fx`` proxies do not count.
+    Subclasses (fake and distributed tensors) and ``torch.fx`` proxies do not count, nor
+    does anything while forward-mode derivatives are computed.
     """
     plain = _plain_only or type(x) not in _PLAIN_TENSORS
-    return not plain and not is_tracing_or_compiling()
+    if plain or is_tracing_or_compiling():
+        return False
+    return forward_ad._current_level < 0
 
 
 def may_call_custom_operators(x: Tensor) -> bool:
     """True if ``x`` may go to an operator of ``torch.library``: eager, or compiling.
 
     ``torch.jit.trace`` records plain PyTorch, which runs without Python. Functional
-    transforms (``torch.func``) differentiate plain PyTorch only.
+    transforms (``torch.func``) and forward-mode derivatives need plain PyTorch, and so
+    do subclasses such as distributed tensors.
     """
     if _plain_only or torch.jit.is_tracing():
         return False
+    if torch._C._are_functorch_transforms_active():
+        return False
     if torch.compiler.is_compiling():
-        return True
-    return type(x) in _PLAIN_TENSORS and not torch._C._are_functorch_transforms_active()
+        return type(x) in (*_PLAIN_TENSORS, FakeTensor)
+    return is_eager(x)
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:

@@ -9,9 +9,10 @@ from torch import Tensor
 from .dispatch import may_call_custom_operators
 
 try:
-    import triton.language  # noqa: F401
+    import triton
 
     HAS_TRITON = True
+    _TRITON_RELEASE = tuple(map(int, triton.__version__.split(".")[:2]))
 except ImportError:
     HAS_TRITON = False
 _DEVICE_TYPE = "cuda"
@@ -45,6 +46,8 @@ def why_no_kernels(device: torch.device) -> str | None:
     """Return what keeps Triton's kernels from a GPU, or None."""
     if not HAS_TRITON:
         return "Triton is not installed; run: pip install triton"
+    if _TRITON_RELEASE < (3, 3):  # it takes no tuples as arguments
+        return f"the kernels need Triton 3.3, and this is {triton.__version__}"
     if torch.version.hip:
         return "the kernels have not been tried on AMD GPUs"
     if capability(device) < (8, 0):

@@ -8,7 +8,7 @@ LAUNCH_OPTIONS = dict(enable_fp_fusion=True)
 MAX_SPLITS = 256
 _PROGRAMS_PER_MULTIPROCESSOR = 4
 _MIN_SPLIT_TOKENS = 128
-_LARGEST_TILE = 32
+LARGEST_TILE = 32
 
 
 def divide_tokens(heads: int, tokens: int, device: torch.device) -> tuple[int, int]:
@@ -25,7 +25,7 @@ def divide_tokens(heads: int, tokens: int, device: torch.device) -> tuple[int, i
     splits = count_programs(device) // max(heads, 1)
     splits = min(max(splits, 1), MAX_SPLITS)
     size = max(-(-tokens // splits), _MIN_SPLIT_TOKENS)
-    size = -(-size // _LARGEST_TILE) * _LARGEST_TILE
+    size = -(-size // LARGEST_TILE) * LARGEST_TILE
     return max(-(-tokens // size), 1), size
 
 

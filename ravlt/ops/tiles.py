@@ -24,7 +24,7 @@ def tile_pointers(
     """Point to the elements of the tile that begins at token ``start``."""
     # Offsets within a tile fit into 32 bits, those within a tensor may not.
     x_ptr += (head // num_heads).to(tl.int64) * strides[0]
-    x_ptr += (head % num_heads) * strides[1]
+    x_ptr += (head % num_heads).to(tl.int64) * strides[1]
     x_ptr += tl.full((), start, tl.int64) * strides[2]
     token, channel = tl.arange(0, BLOCK), tl.arange(0, DP)
     return x_ptr + token[:, None] * strides[2] + channel[None, :]

@@ -19,24 +19,26 @@ from triton.compiler import ASTSource
 from triton.knobs import nvidia
 
 from ravlt.ops.depthwise import kernels as depthwise
-from ravlt.ops.depthwise.triton import TILES
+from ravlt.ops.depthwise.triton import GRADIENT_TILE, convolution_tile
 from ravlt.ops.launch import LAUNCH_OPTIONS, MAX_SPLITS
 from ravlt.ops.rala import kernels as rala
-from ravlt.ops.rala.triton import MERGED_AT_ONCE, has_products, tile_options
+from ravlt.ops.rala.triton import MERGED, has_products, tile_options
 from ravlt.ops.rotary import kernels as rotary
 
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 # Whatever else a kernel points to is float32.
 _TOKENS = ("q", "k", "v", "x", "y", "grad", "q_grad", "k_grad", "v_grad")
 _OPTIONS = ("num_warps", "num_stages")
+LOAD = r"ld\.global|cp\.async\.c[ag]"
+WIDE = r"ld\.global\S*\.v4|cp\.async\.cg"  # 16 bytes
 
 
-def variants(dtype: torch.dtype, dim: int, capability: int) -> Iterator[tuple]:
-    """List the kernels with their constants and options."""
+def variants(
+    dtype: torch.dtype, dim: int, capability: int, flag: bool
+) -> Iterator[tuple]:
+    """List the kernels with their constants and options, all flags set or none."""
     padded = triton.next_power_of_2(dim)
-    common = dict(
-        ROPE=True, REWEIGHT=True, MAX_SPLITS=MAX_SPLITS, D=dim, DP=padded, SOFTMAX=True
-    )
+    common = dict(ROPE=flag, REWEIGHT=flag, MAX_SPLITS=MAX_SPLITS, D=dim, DP=padded)
     products = (
         rala.query_sums,
         rala.key_value_sums,
@@ -48,14 +50,19 @@ def variants(dtype: torch.dtype, dim: int, capability: int) -> Iterator[tuple]:
     version = divmod(capability, 10)
     for kernel in products if has_products(dtype, version) else ():
         yield kernel, common | tile_options(kernel, padded, dtype, version)
-    yield rala.merge_states, common | dict(BLOCK=MERGED_AT_ONCE)
+    yield rala.merge_states, common | MERGED
     yield rotary.rotate_tiles, common | dict(BLOCK=32, INVERSE=True)
     yield rotary.rotary_table, dict(COUNT=dim // 4, PADDED=padded // 4, BLOCK=16)
     for size in (3, 5):
-        constants = dict(C=dim, SIZE=size, PADDED=triton.next_power_of_2(size))
-        for kernel in (depthwise.convolution, depthwise.weight_gradients):
-            extra = dict(FLIP=True, RESIDUAL=True)
-            yield kernel, constants | extra | TILES[kernel.fn.__name__]
+        constants = dict(
+            C=dim,
+            SIZE=size,
+            PADDED=triton.next_power_of_2(size),
+            FLIP=flag,
+            RESIDUAL=flag,
+        )
+        yield depthwise.convolution, constants | convolution_tile(dtype)
+        yield depthwise.weight_gradients, constants | GRADIENT_TILE
 
 
 def compiled(kernel, given: dict, dtype: torch.dtype, capability: int):
@@ -93,8 +100,10 @@ def usage(cubin: bytes) -> tuple[int, int]:
 
 
 def main(capability: int) -> None:
-    for dtype, dim in itertools.product(DTYPES, (64, 96)):
-        for kernel, given in variants(dtype, dim, capability):
+    # The other targets differ little in what the flags add.
+    flags = (True, False) if capability == 90 else (True,)
+    for dtype, dim, flag in itertools.product(DTYPES, (64, 96), flags):
+        for kernel, given in variants(dtype, dim, capability, flag):
             code = compiled(kernel, given, dtype, capability)
             ptx = code.asm["ptx"]
             registers, stack = usage(code.asm["cubin"])
@@ -102,10 +111,12 @@ def main(capability: int) -> None:
                 kernel=kernel.fn.__name__,
                 dtype=DTYPES[dtype],
                 dim=dim,
+                flag=flag,
                 shared=code.metadata.shared,
                 registers=registers,
                 stack=stack,
-                wide_loads=any(load in ptx for load in ("ld.global.v4", "cp.async.cg")),
+                wide_loads=len(re.findall(WIDE, ptx)),
+                loads=len(re.findall(LOAD, ptx)),
                 multiplies="tt.dot" in code.asm["ttir"],
                 tensor_cores="mma" in ptx,
             )

@@ -3,16 +3,18 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad as fwAD
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
 from helpers.backbones import build, error, images, randomize
 from helpers.kernels import DEVICE
+from ravlt.ops import plain_forms
 from ravlt.ops.depthwise import depthwise_conv
 from ravlt.ops.rala import rala
 from ravlt.ops.rotary import rotate_queries_and_keys
 
-pytestmark = pytest.mark.usefixtures("kernels")
+pytestmark = [pytest.mark.usefixtures("kernels"), pytest.mark.kernels]
 
 HW = (3, 5)
 
@@ -99,7 +101,7 @@ def test_compiled_without_breaks(dynamic):
         assert error(got, expected) < 1e-5
         grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (got, expected)]
         assert error(*grads) < 1e-5
-    assert len(graphs) == 1 if dynamic else 2
+    assert len(graphs) == (1 if dynamic else 2)
     # Compilers fuse the plain rotation with its neighbours.
     assert called(graphs[0]) == {"ravlt.depthwise_conv", "ravlt.rala"}
 
@@ -146,17 +148,43 @@ def test_shapes_that_do_not_fit():
         rala(q, k, v, (4, 5))
     with pytest.raises(ValueError, match="all have to be"):
         rala(q, k[:, :, :14], v, HW)
+    with pytest.raises(ValueError, match="both have to be"):
+        rotate_queries_and_keys(q, k, (4, 5))
     x = images(1, *HW, 16).to(DEVICE)
-    with pytest.raises(ValueError, match="16 channels"):
-        depthwise_conv(x, images(15, 1, 3, 3).to(DEVICE))
+    for shape in ((15, 1, 3, 3), (16, 1, 3, 5), (16, 1, 4, 4), (16, 2, 3, 3)):
+        with pytest.raises(ValueError, match="16 channels"):
+            depthwise_conv(x, images(*shape).to(DEVICE))
+    with pytest.raises(ValueError, match="as many biases"):
+        depthwise_conv(x, images(16, 1, 3, 3).to(DEVICE), images(15).to(DEVICE))
+
+
+def test_head_dimensions_that_have_no_kernel():
+    """Rotation needs pairs for rows and columns; plain linear attention does not."""
+    q = images(1, 2, 15, 6).to(DEVICE).requires_grad_()
+    assert "ravlt" not in rala(q, q, q, HW, rope=False).grad_fn.name()
 
 
 def test_functional_gradients_take_plain_operations():
     module = Operators().to(DEVICE)
     x = images(1, *HW, 16).to(DEVICE).requires_grad_()
     (expected,) = torch.autograd.grad(module(x).square().sum(), x)
-    got = torch.func.grad(lambda x: module(x).square().sum())(x.detach())
-    assert error(got, expected) < 1e-5
+    gradient = torch.func.grad(lambda x: module(x).square().sum())
+    assert error(gradient(x.detach()), expected) < 1e-5
+    compiled = torch.compile(gradient, backend="eager")
+    assert error(compiled(x.detach()), expected) < 1e-5
+
+
+def test_forward_mode_derivatives_take_plain_operations():
+    module = Operators().to(DEVICE)
+    x, tangent = (images(1, *HW, 16).to(DEVICE) + i for i in range(2))
+    with plain_forms():
+        step = 1e-3
+        expected = (module(x + step * tangent) - module(x - step * tangent)) / 2 / step
+    with torch.no_grad(), fwAD.dual_level():
+        y = module(fwAD.make_dual(x, tangent))
+        found = fwAD.unpack_dual(y).tangent
+    assert found is not None
+    assert error(found, expected) < 1e-2
 
 
 def test_autocast_leaves_the_residual_stream_in_float32():

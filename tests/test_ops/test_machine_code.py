@@ -34,7 +34,8 @@ def usage(capability: int) -> list[dict]:
 def test_kernels_fit_the_gpu(capability):
     kernels = usage(capability)
     # Three dtypes and two head dimensions; the B200 computes float32 in plain PyTorch.
-    assert len(kernels) == 6 * 13 - (2 * 6 if capability == 100 else 0)
+    without = 2 * 6 if capability == 100 else 0
+    assert len(kernels) == (6 * 13 - without) * (2 if capability == 90 else 1)
     for kernel in kernels:
         assert kernel["shared"] <= 99 * 1024, kernel
         # A few scalars. Registers that spill in the loop take hundreds of bytes.
@@ -43,9 +44,12 @@ def test_kernels_fit_the_gpu(capability):
 
 @capabilities
 def test_loads_are_wide(capability):
-    """Threads load 16 bytes at once."""
-    narrow = {k["kernel"] for k in usage(capability) if not k["wide_loads"]}
-    assert narrow == {"rotary_table"}  # it loads nothing
+    """Threads load 16 bytes at once: most of a kernel's loads, if it loads tokens."""
+    narrow = {
+        k["kernel"] for k in usage(capability) if k["wide_loads"] < k["loads"] / 2
+    }
+    # They load single numbers: of splits, and for the reduction of angles.
+    assert narrow == {"merge_states", "rotary_table"}
 
 
 def test_products_run_on_tensor_cores():

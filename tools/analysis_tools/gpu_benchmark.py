@@ -109,7 +109,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
 def test_command(path: Path, seconds: float) -> list[str]:
     """Return the command of the tests that need a GPU."""
     plugin = ["-p", "ravlt.analysis.gpu.recorder", "--journal", str(path)]
-    options = ["-m", "gpu", "--continue-on-collection-errors"]
+    options = ["-m", "gpu or kernels", "--continue-on-collection-errors"]
     command = [sys.executable, "-m", "pytest", *options, *plugin]
     return [*command, "--seconds", str(seconds)]
 

@@ -27,7 +27,8 @@ def depthwise_conv(
     """
     if torch.jit.is_scripting():
         return naive.depthwise_conv(x, weight, bias, residual)
-    if runs_as_kernel(x, weight) and triton.supports(weight):
+    biases = () if bias is None else (bias,)
+    if runs_as_kernel(x, weight, *biases) and triton.supports(weight):
         return triton.depthwise_conv(x, weight, bias, residual)
     # Half precision would round 1 + w, the kernel with the identity inside, to
     # multiples of 2^-7 (bfloat16), and with it the residual stream.

@@ -30,13 +30,18 @@ def offsets(strides, image, row, col):
 
 @jit
 def convolution(
-    x_ptr, x_strides, weight_ptr, bias_ptr, y_ptr, y_strides, height, width,
+    x_ptr, x_strides, taps_ptr, bias_ptr, y_ptr, y_strides, height, width,
     FLIP: tl.constexpr, RESIDUAL: tl.constexpr, C: tl.constexpr, SIZE: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolve. FLIP turns the kernels by 180 degrees: the gradient of the input."""
-    image, row, col = locate(tl.program_id(0), height, width, TILE)
-    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """Convolve by taps (SIZE * SIZE, C).
+
+    FLIP turns the kernels by 180 degrees, which gives the gradient of the input.
+    """
+    # Programs for the channels of a tile follow each other, since they share its rows.
+    blocks: tl.constexpr = (C + BLOCK - 1) // BLOCK
+    image, row, col = locate(tl.program_id(0) // blocks, height, width, TILE)
+    channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     exists = channel < C
     total = tl.zeros((TILE * TILE, BLOCK), tl.float32)
     if bias_ptr is not None:
@@ -51,8 +56,8 @@ def convolution(
             tap = i * SIZE + j
             if FLIP:
                 tap = SIZE * SIZE - 1 - tap
-            entries = weight_ptr + channel * (SIZE * SIZE) + tap
-            weight = tl.load(entries, exists, other=0.0).to(tl.float32)
+            weight = tl.load(taps_ptr + tap * C + channel, exists, other=0.0)
+            weight = weight.to(tl.float32)
             if RESIDUAL and i == SIZE // 2 and j == SIZE // 2:
                 weight += 1.0
             total += value * weight
@@ -77,7 +82,8 @@ def weight_gradients(
     j = tl.arange(0, PADDED)[:, None, None]
     total = tl.zeros((PADDED, TILE * TILE, BLOCK), tl.float32)
     first = program * tiles_of_program
-    for tile in range(first, tl.minimum(first + tiles_of_program, tiles)):
+    stop = tl.minimum(first + tiles_of_program, tiles)
+    for tile in tl.range(first, stop, num_stages=3):
         image, row, col = locate(tile, height, width, TILE)
         row, col = row[None, :, None], col[None, :, None]
         mask = (row < height) & (col < width) & (channel < C)

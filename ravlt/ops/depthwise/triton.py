@@ -12,11 +12,13 @@ from torch import Tensor
 from ..launch import LAUNCH_OPTIONS, count_programs, with_contiguous_channels
 from . import kernels
 
-# Side of a tile of tokens, and channels, of a program.
-TILES = {
-    "convolution": dict(TILE=8, BLOCK=32),
-    "weight_gradients": dict(TILE=4, BLOCK=64),
-}
+# Side of a tile of tokens, and channels, of a program that sums weight gradients.
+GRADIENT_TILE = dict(TILE=4, BLOCK=64)
+
+
+def convolution_tile(dtype: torch.dtype) -> dict:
+    """Choose a tile of which all taps fit into registers: 64 bytes of each token."""
+    return dict(TILE=8, BLOCK=64 // dtype.itemsize)
 
 
 def supports(weight: Tensor) -> bool:
@@ -36,18 +38,21 @@ def _convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, flip: bool
 ) -> Tensor:
     """Convolve, with the kernels turned by 180 degrees if ``flip``."""
-    x, weight = with_contiguous_channels(x), weight.contiguous()
     y = _like(x, weight, bias, residual, flip)
+    x = with_contiguous_channels(x)
     height, width, channels = x.shape[1:]
-    tiles = TILES["convolution"]
+    tile = convolution_tile(x.dtype)
+    tiles, blocks = _count_tiles(x, **tile)
+    # Neighbouring threads have neighbouring channels, and so need their taps.
+    taps = weight.flatten(1).t().contiguous()
     with torch.cuda.device_of(x):
-        kernels.convolution[_count_tiles(x, **tiles)](
-            *(x, x.stride(), weight, bias, y, y.stride(), height, width),
+        kernels.convolution[(tiles * blocks,)](
+            *(x, x.stride(), taps, bias, y, y.stride(), height, width),
             FLIP=flip,
             RESIDUAL=residual,
             C=channels,
             SIZE=weight.shape[-1],
-            **tiles,
+            **tile,
             **LAUNCH_OPTIONS,
         )
     return y
@@ -55,11 +60,12 @@ def _convolution(
 
 @_convolution.register_fake
 def _like(x, weight, bias, residual, flip):
-    channels = x.shape[-1]
-    if weight.shape[0] != channels or (bias is not None and len(bias) != channels):
+    channels, size = x.shape[-1], weight.shape[-1]
+    fits = weight.shape == (channels, 1, size, size) and size % 2 == 1
+    if not fits or (bias is not None and bias.shape != (channels,)):
         raise ValueError(
-            f"The tokens have {channels} channels, but there are {weight.shape[0]} "
-            f"kernels (and as many biases, or none, are needed)."
+            f"Tokens with {channels} channels need kernels ({channels}, 1, k, k), k "
+            f"odd, and as many biases or none, and got kernels {tuple(weight.shape)}."
         )
     return x.new_empty(x.shape)
 
@@ -69,7 +75,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:
     """Return the gradients of kernels (C, 1, size, size), float32."""
     x, grad = with_contiguous_channels(x), with_contiguous_channels(grad)
     height, width, channels = x.shape[1:]
-    tiles, blocks = _count_tiles(x, **TILES["weight_gradients"])
+    tiles, blocks = _count_tiles(x, **GRADIENT_TILE)
     programs = count_programs(x.device) // (size * blocks)
     programs = min(max(programs, 1), max(tiles, 1))
     sums = x.new_empty(programs, size, size, channels, dtype=torch.float32)
@@ -80,7 +86,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:
             C=channels,
             SIZE=size,
             PADDED=triton.next_power_of_2(size),
-            **TILES["weight_gradients"],
+            **GRADIENT_TILE,
             **LAUNCH_OPTIONS,
         )
     return sums.sum(0).permute(2, 0, 1)[:, None].contiguous()

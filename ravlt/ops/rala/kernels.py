@@ -32,7 +32,9 @@ def query_sums(
     head, split = tl.program_id(0), tl.program_id(1)
     total = tl.zeros((BLOCK, DP), tl.float32)
     first = split * split_tokens
-    for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
+    stop = tl.minimum(first + split_tokens, num_tokens)
+    # Triton pipelines loops without products only if they say so.
+    for start in tl.range(first, stop, BLOCK, num_stages=4):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
         q = load_tile(q_ptr, q_strides, head, num_heads, start, mask, DP, BLOCK)
         total += elu1(q, mask)
@@ -41,8 +43,8 @@ def query_sums(
 
 @jit
 def key_value_sums(
-    k_ptr, k_strides, v_ptr, v_strides, query_sums_ptr, table_ptr,
-    states_ptr, logs_ptr, g_ptr,
+    k_ptr, k_strides, v_ptr, v_strides, query_sum_ptr, table_ptr,
+    states_ptr, logs_ptr,
     num_heads, num_tokens, split_tokens, width, rotation_size,
     ROPE: tl.constexpr, REWEIGHT: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
@@ -51,14 +53,11 @@ def key_value_sums(
     """Compute the state of each split, with weights of its tokens that sum to 1.
 
     Also writes the logarithm of the sum of exp(logit) over the split, by which
-    :func:`merge_states` weighs it, and g / sqrt(d). Plain linear attention has
-    logits of 0.
+    :func:`merge_states` weighs it. Plain linear attention has logits of 0.
     """
     head, split = tl.program_id(0), tl.program_id(1)
     if REWEIGHT:
-        g = load_mean(query_sums_ptr, head, num_tokens, D, DP, STEP=64)
-        if split == 0:
-            tl.store(g_ptr + head * DP + tl.arange(0, DP), g)
+        g = load_mean(query_sum_ptr, head, num_tokens, D, DP)
     top = tl.full((), float("-inf") if REWEIGHT else 0.0, tl.float32)
     weights = tl.zeros((BLOCK,), tl.float32)
     key_sum = tl.zeros((BLOCK, DP), tl.float32)
@@ -98,32 +97,29 @@ def key_value_sums(
 @jit
 def merge_states(
     states_ptr, logs_ptr, state_ptr, log_ptr, splits,
-    SOFTMAX: tl.constexpr, MAX_SPLITS: tl.constexpr, DP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MAX_SPLITS: tl.constexpr, STEP: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add up the states of a head's splits, weighed by the softmax of their logs.
-
-    Gradients of states are added up without weights.
-    """
+    """Add up the states of a head's splits, weighed by the softmax of their logs."""
     head, part = tl.program_id(0), tl.program_id(1)
-    split = tl.arange(0, MAX_SPLITS)
-    row = head * splits + split
-    if SOFTMAX:
-        log = tl.load(logs_ptr + row, split < splits, other=float("-inf"))
-        top = tl.max(log, 0)
-        weight = tl.exp(log - top)
-        total = tl.sum(weight, 0)
-        weight /= total
-        if part == 0:
-            tl.store(log_ptr + head, top + tl.log(total))
-    else:
-        weight = tl.where(split < splits, 1.0, 0.0)
+    logs_ptr += head * splits
+    every = tl.arange(0, MAX_SPLITS)
+    logs = tl.load(logs_ptr + every, every < splits, other=float("-inf"))
+    top = tl.max(logs, 0)
+    total = top + tl.log(tl.sum(tl.exp(logs - top), 0))
+    if part == 0:
+        tl.store(log_ptr + head, total)
     size: tl.constexpr = (DP + 1) * DP
     entry = part * BLOCK + tl.arange(0, BLOCK)
-    mask = (split < splits)[:, None] & (entry < size)[None, :]
-    entries = states_ptr + row.to(tl.int64)[:, None] * size + entry[None, :]
-    merged = tl.sum(tl.load(entries, mask, other=0.0) * weight[:, None], 0)
-    tl.store(state_ptr + head.to(tl.int64) * size + entry, merged, mask=entry < size)
+    merged = tl.zeros((STEP, BLOCK), tl.float32)
+    for first in range(0, splits, STEP):
+        split = first + tl.arange(0, STEP)
+        log = tl.load(logs_ptr + split, split < splits, other=float("-inf"))
+        row = (head * splits + split).to(tl.int64)
+        mask = (split < splits)[:, None] & (entry < size)[None, :]
+        entries = states_ptr + row[:, None] * size + entry[None, :]
+        merged += tl.load(entries, mask, other=0.0) * tl.exp(log - total)[:, None]
+    state_ptr += head.to(tl.int64) * size
+    tl.store(state_ptr + entry, tl.sum(merged, 0), mask=entry < size)
 
 
 @jit
@@ -188,8 +184,8 @@ def state_gradients(
 
 @jit
 def key_value_gradients(
-    k_ptr, k_strides, v_ptr, v_strides, state_ptr, state_grad_ptr, log_ptr, g_ptr,
-    table_ptr, k_grad_ptr, v_grad_ptr, grad_strides, g_grads_ptr,
+    k_ptr, k_strides, v_ptr, v_strides, state_ptr, state_grad_ptr, log_ptr,
+    query_sum_ptr, table_ptr, k_grad_ptr, v_grad_ptr, grad_strides, g_grads_ptr,
     num_heads, num_tokens, split_tokens, width, rotation_size,
     ROPE: tl.constexpr, REWEIGHT: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
@@ -201,7 +197,7 @@ def key_value_gradients(
     key_sum_grad = load_key_sum(state_grad_ptr, head, DP)
     buffer_grad_t = tl.trans(buffer_grad)
     if REWEIGHT:
-        g = tl.load(g_ptr + head * DP + tl.arange(0, DP))
+        g = load_mean(query_sum_ptr, head, num_tokens, D, DP)
         log = tl.load(log_ptr + head)
         # The weighted mean of the weights' gradients, without a pass over the tokens.
         buffer = load_buffer(state_ptr, head, DP)
@@ -257,7 +253,7 @@ def key_value_gradients(
 @jit
 def query_gradients(
     q_ptr, q_strides, grad_ptr, grad_strides, state_ptr, table_ptr,
-    g_grads_ptr, q_grad_ptr, q_grad_strides,
+    g_grad_ptr, q_grad_ptr, q_grad_strides,
     num_heads, num_tokens, split_tokens, width, rotation_size,
     ROPE: tl.constexpr, REWEIGHT: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
@@ -269,7 +265,7 @@ def query_gradients(
     key_sum = load_key_sum(state_ptr, head, DP)
     buffer_t = tl.trans(buffer)
     if REWEIGHT:
-        mean_grad = load_mean(g_grads_ptr, head, num_tokens, D, DP, STEP=64)
+        mean_grad = load_mean(g_grad_ptr, head, num_tokens, D, DP)
     first = split * split_tokens
     for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
@@ -305,18 +301,10 @@ def store_split(sums_ptr, head, split, vector, DP: tl.constexpr):
 
 
 @triton.jit
-def load_mean(
-    sums_ptr, head, num_tokens, D: tl.constexpr, DP: tl.constexpr, STEP: tl.constexpr
-):  # fmt: skip
-    """Add up what :func:`store_split` stored and divide by N sqrt(D)."""
-    splits = tl.num_programs(1)
-    total = tl.zeros((STEP, DP), tl.float32)
-    for first in range(0, splits, STEP):
-        split = first + tl.arange(0, STEP)
-        row = (head * splits + split).to(tl.int64)[:, None]
-        entries = sums_ptr + row * DP + tl.arange(0, DP)[None, :]
-        total += tl.load(entries, (split < splits)[:, None], other=0.0)
-    return tl.sum(total, 0) / (num_tokens * tl.sqrt(D * 1.0))
+def load_mean(sum_ptr, head, num_tokens, D: tl.constexpr, DP: tl.constexpr):
+    """Load a sum over the tokens, (heads, DP), divided by N sqrt(D)."""
+    total = tl.load(sum_ptr + head * DP + tl.arange(0, DP))
+    return total / (num_tokens * tl.sqrt(D * 1.0))
 
 
 @triton.jit

@@ -1,10 +1,11 @@
 """RALA on a GPU: custom operators of PyTorch around the Triton kernels.
 
 The backward pass computes feature map, rotation and weights of the tokens again. Beside
-q, k, v and y the forward pass keeps S, m, g and the normalizer of the weights.
+q, k, v and y the forward pass keeps S, m, the sum of phi(q) and the normalizer of the
+weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -13,21 +14,25 @@ from torch import Tensor
 
 from ..gpu import capability
 from ..launch import (
+    LARGEST_TILE,
     LAUNCH_OPTIONS,
     MAX_SPLITS,
     divide_tokens,
     empty_tokens,
     with_contiguous_channels,
 )
+from ..precision import autocast_off
 from ..rotary.triton import rotary_table
 from . import kernels, naive
 
-MERGED_AT_ONCE = 32
+# Splits and elements of a state that a program adds up at once.
+MERGED = dict(STEP=16, BLOCK=128)
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """True if the kernels take these dtypes and this head dimension on this GPU."""
-    if not q.dtype == k.dtype == v.dtype or q.shape[-1] > 128:
+    dim = q.shape[-1]
+    if not q.dtype == k.dtype == v.dtype or dim > 128 or dim % 4:
         return False
     return has_products(q.dtype, capability(q.device))
 
@@ -60,22 +65,24 @@ def _forward(
     rope: bool,
     reweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return y, and for the backward pass the state, the normalizer and g."""
+    """Return y and, for the backward pass, states, normalizers and sums of phi(q)."""
+    outputs = _empty_outputs(q, k, v, height, width, rope, reweight)
+    y, state, log, query_sum = outputs
     q, k, v = map(with_contiguous_channels, (q, k, v))
-    y, state, log, g = _empty_outputs(q, k, v, height, width, rope, reweight)
     with torch.cuda.device_of(q):
         launch = Launcher(q, (height, width), rope, reweight)
-        sums, logs = launch.empty(g), launch.empty(log)
-        states = launch.empty(state)
         if reweight:
-            launch(kernels.query_sums, q, q.stride(), sums)
+            query_sums = launch.empty_parts(query_sum)
+            launch(kernels.query_sums, q, q.stride(), query_sums)
+            launch.add(query_sums, query_sum)
+        states, logs = launch.empty_parts(state), launch.empty_parts(log)
         launch(
             kernels.key_value_sums,
-            *(k, k.stride(), v, v.stride(), sums, launch.table, states, logs, g),
+            *(k, k.stride(), v, v.stride(), query_sum, launch.table, states, logs),
         )
-        launch.merge(states, state, logs, log)
+        launch.merge(states, logs, state, log)
         launch(kernels.outputs, q, q.stride(), state, launch.table, y, y.stride())
-    return y, state, log, g
+    return outputs
 
 
 @_forward.register_fake
@@ -86,11 +93,11 @@ def _empty_outputs(q, k, v, height, width, rope, reweight):
             f"{tuple(v.shape)}; all have to be (B, heads, {height * width}, d)."
         )
     heads, padded = q.shape[0] * q.shape[1], _padded(q.shape[-1])
-    state, log, g = (
+    state, log, query_sum = (
         q.new_empty(heads, *shape, dtype=torch.float32)
         for shape in ((padded + 1, padded), (), (padded if reweight else 0,))
     )
-    return empty_tokens(v), state, log, g
+    return empty_tokens(v), state, log, query_sum
 
 
 @torch.library.custom_op("ravlt::rala_backward", mutates_args=())
@@ -102,7 +109,7 @@ def _backward(
     y: Tensor,
     state: Tensor,
     log: Tensor,
-    g: Tensor,
+    query_sum: Tensor,
     height: int,
     width: int,
     rope: bool,
@@ -111,30 +118,26 @@ def _backward(
     """Return the gradients of q, k and v."""
     grad, q, k, v = map(with_contiguous_channels, (grad, q, k, v))
     q_grad, k_grad, v_grad = (empty_tokens(t) for t in (q, k, v))
+    state_grad, g_grad = torch.empty_like(state), torch.empty_like(query_sum)
     with torch.cuda.device_of(q):
         launch = Launcher(q, (height, width), rope, reweight)
-        state_grad, g_grads = torch.empty_like(state), launch.empty(g)
-        state_grads = launch.empty(state)
-        queries = (q, q.stride(), grad, grad.stride(), state)
-        launch(
-            kernels.state_gradients,
-            *(*queries, launch.table, y, y.stride(), state_grads),
-        )
-        launch.merge(state_grads, state_grad)
+        queries = (q, q.stride(), grad, grad.stride(), state, launch.table)
+        state_grads = launch.empty_parts(state_grad)
+        launch(kernels.state_gradients, *queries, y, y.stride(), state_grads)
+        launch.add(state_grads, state_grad)
+        g_grads = launch.empty_parts(g_grad)
         launch(
             kernels.key_value_gradients,
-            *(k, k.stride(), v, v.stride(), state, state_grad, log, g, launch.table),
-            *(k_grad, v_grad, v_grad.stride(), g_grads),
+            *(k, k.stride(), v, v.stride(), state, state_grad, log, query_sum),
+            *(launch.table, k_grad, v_grad, v_grad.stride(), g_grads),
         )
-        launch(
-            kernels.query_gradients,
-            *(*queries, launch.table, g_grads, q_grad, q_grad.stride()),
-        )
+        launch.add(g_grads, g_grad)
+        launch(kernels.query_gradients, *queries, g_grad, q_grad, q_grad.stride())
     return q_grad, k_grad, v_grad
 
 
 @_backward.register_fake
-def _(grad, q, k, v, y, state, log, g, height, width, rope, reweight):
+def _(grad, q, k, v, y, state, log, query_sum, height, width, rope, reweight):
     return tuple(empty_tokens(t) for t in (q, k, v))
 
 
@@ -145,14 +148,20 @@ def _keep_for_backward(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
-    q, k, v, *kept = ctx.saved_tensors
+    *inputs, y, state, log, query_sum = ctx.saved_tensors
     if torch.is_grad_enabled():  # for derivatives of higher order
-        height, width, rope, reweight = ctx.options
-        y = naive.rala(q, k, v, (height, width), rope, reweight)
-        grads = torch.autograd.grad(y, (q, k, v), grad, create_graph=True)
-    else:
-        grads = _backward(grad, q, k, v, *kept, *ctx.options)
-    return *grads, None, None, None, None
+        return *_differentiate_plainly(ctx, grad, inputs), None, None, None, None
+    kept = (y, state, log, query_sum)
+    return *_backward(grad, *inputs, *kept, *ctx.options), None, None, None, None
+
+
+def _differentiate_plainly(ctx, grad: Tensor, inputs: list[Tensor]) -> Iterator:
+    height, width, rope, reweight = ctx.options
+    wanted = [x for x in inputs if x.requires_grad]
+    with autocast_off(grad):
+        y = naive.rala(*inputs, (height, width), rope, reweight)
+        grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return (next(grads) if x.requires_grad else None for x in inputs)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep_for_backward)
@@ -191,9 +200,14 @@ class Launcher:
             DP=_padded(dim),
         )
 
-    def empty(self, like: Tensor) -> Tensor:
-        """Allocate (heads, splits, ...) for parts of ``like``, (heads, ...)."""
-        return like.new_empty(self.heads, self.splits, *like.shape[1:])
+    def empty_parts(self, total: Tensor) -> Tensor:
+        """Allocate (heads, splits, ...) for parts of ``total``, (heads, ...).
+
+        A single split writes into ``total`` itself.
+        """
+        if self.splits == 1:
+            return total.unsqueeze(1)
+        return total.new_empty(self.heads, self.splits, *total.shape[1:])
 
     def __call__(self, kernel: Callable, *tensors) -> None:
         """Launch a kernel on these tensors; it gets the other arguments it names."""
@@ -203,21 +217,21 @@ class Launcher:
         options = {name: given[name] for name in names if name in given}
         kernel[(self.heads, self.splits)](*tensors, **options, **LAUNCH_OPTIONS)
 
-    def merge(
-        self,
-        states: Tensor,
-        state: Tensor,
-        logs: Tensor | None = None,
-        log: Tensor | None = None,
-    ) -> None:
-        """Add up the states of all splits, weighed by the softmax of ``logs``."""
-        parts = triton.cdiv(state[0].numel(), MERGED_AT_ONCE) if len(state) else 0
+    def add(self, parts: Tensor, total: Tensor) -> None:
+        """Add up the parts of all splits."""
+        if self.splits > 1:
+            torch.sum(parts, 1, out=total)
+
+    def merge(self, states: Tensor, logs: Tensor, state: Tensor, log: Tensor) -> None:
+        """Add up the states of all splits, weighed by the softmax of their logs."""
+        if self.splits == 1:
+            return
+        parts = triton.cdiv(state[0].numel(), MERGED["BLOCK"]) if len(state) else 0
         kernels.merge_states[(self.heads, parts)](
             *(states, logs, state, log, self.splits),
-            SOFTMAX=logs is not None,
             MAX_SPLITS=MAX_SPLITS,
             DP=self.arguments["DP"],
-            BLOCK=MERGED_AT_ONCE,
+            **MERGED,
             **LAUNCH_OPTIONS,
         )
 
@@ -239,7 +253,8 @@ def tile_options(
         capability: Of the GPU.
     """
     is_large = padded > 64
-    tokens, warps, stages = 32, 8 if is_large else 4, 2
+    # Splits are multiples of the largest tile: a tile must not reach into the next.
+    tokens, warps, stages = LARGEST_TILE, 8 if is_large else 4, 2
     operand, precision = tl.bfloat16, "ieee"
     if dtype == torch.float16:
         # Two matrices of 128 x 128 in float32 would not fit.

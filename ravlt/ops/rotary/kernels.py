@@ -59,7 +59,7 @@ def rotate_tiles(
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Rotate the tokens of all heads, or rotate them back."""
-    head, start = tl.program_id(0), tl.program_id(1) * BLOCK
+    start, head = tl.program_id(0) * BLOCK, tl.program_id(1)
     mask = tile_mask(start, num_tokens, D, DP, BLOCK)
     x = load_tile(x_ptr, x_strides, head, num_heads, start, mask, DP, BLOCK)
     cos, sin = load_rotation(table_ptr, size, start, width, num_tokens, D, DP, BLOCK)

@@ -17,6 +17,7 @@ def rotate(q: Tensor, k: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def _rotate(
     q: Tensor, k: Tensor, height: int, width: int, inverse: bool
 ) -> tuple[Tensor, Tensor]:
+    _check_grid(q, k, height, width)
     with torch.cuda.device_of(q):
         table = rotary_table(max(height, width), q.shape[-1], q.device)
         return tuple(_rotate_one(x, table, width, inverse) for x in (q, k))
@@ -24,6 +25,7 @@ def _rotate(
 
 @_rotate.register_fake
 def _(q, k, height, width, inverse):
+    _check_grid(q, k, height, width)
     return empty_tokens(q), empty_tokens(k)
 
 
@@ -39,11 +41,19 @@ def _differentiate(ctx, q_grad, k_grad):
 _rotate.register_autograd(_differentiate, setup_context=_keep)
 
 
+def _check_grid(q: Tensor, k: Tensor, height: int, width: int) -> None:
+    if not q.shape[2] == k.shape[2] == height * width or q.shape[3] % 4:
+        raise ValueError(
+            f"q and k have the shapes {tuple(q.shape)} and {tuple(k.shape)}; both have "
+            f"to be (B, heads, {height * width}, d) with d a multiple of 4."
+        )
+
+
 def _rotate_one(x: Tensor, table: Tensor, width: int, inverse: bool) -> Tensor:
     x, y = with_contiguous_channels(x), empty_tokens(x)
     batch, num_heads, tokens, dim = x.shape
     block = 32
-    kernels.rotate_tiles[(batch * num_heads, triton.cdiv(tokens, block))](
+    kernels.rotate_tiles[(triton.cdiv(tokens, block), batch * num_heads)](
         *(x, x.stride(), table, y, y.stride()),
         num_heads=num_heads,
         num_tokens=tokens,
