@@ -32,7 +32,8 @@ class SoftmaxCore(AttentionCore):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         if self.rope:
             q, k = rotate_queries_and_keys(q, k, hw)
-        return F.scaled_dot_product_attention(q, k, v)
+        # Tiles give queries and keys in float32, whatever the values are.
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor, hw: tuple[int, int]) -> Tensor:
         with autocast_off(q):
