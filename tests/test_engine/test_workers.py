@@ -36,7 +36,12 @@ def test_an_error_in_a_worker(tmp_path, shapes):
     run = train(tmp_path, "--data-root", data, options=WORKERS)
     run.wait_for("Iter(train) [   1/1000]")
     workers = descendants(run.pid)
+    # A worker must not load the image between its check and this change: without the
+    # main process all workers soon wait for work.
+    os.kill(run.pid, signal.SIGSTOP)
+    time.sleep(1)
     first.write_bytes(first.read_bytes()[:200])
+    os.kill(run.pid, signal.SIGCONT)
     assert str(first.name) in run.error()
     assert len(workers) == 2
     assert gone(workers, 10)

@@ -1,8 +1,8 @@
 """Depthwise convolution on a GPU: custom operators around the Triton kernels.
 
-cuDNN is slow at depthwise convolutions of channels-last tokens. The kernels read x in
-its own dtype, whatever that of the weights is, and sum in float32. Gradients of all
-orders consist of the same two operators, which are linear in both of their tensors.
+The kernels read x in its own dtype, whatever that of the weights is, and sum in
+float32. Gradients of all orders consist of the same two operators, which are linear in
+both of their tensors.
 """
 
 import torch
