@@ -19,13 +19,17 @@ from .signals import EXIT_STATUS, Terminated
 from .storage import explain_refusal, use_atomic_writes
 
 
-def run_cli(main: Callable[[], None]) -> None:
+def run_cli(
+    main: Callable[[], None],
+    remedy: str = "continue with --resume and the same --work-dir",
+) -> None:
     """Runs a program; what a user can mend is one line and exit status 1.
 
     A run that SIGTERM ended exits with 143, and also says so in one line.
 
     Args:
         main: The program, without arguments.
+        remedy: What to do after an interruption.
     """
     problems = find_problems()
     if problems:
@@ -52,7 +56,7 @@ def run_cli(main: Callable[[], None]) -> None:
             sys.exit(f"error: {refusal}")
         if not _is_interrupt(error):
             raise
-        sys.exit("interrupted: continue with --resume and the same --work-dir.")
+        sys.exit(f"interrupted: {remedy}.")
 
 
 def _is_first_process() -> bool:

@@ -52,9 +52,10 @@ def store_tile(
 
 @triton.jit
 def elu1(x, mask):
-    """Apply elu + 1 in float32; padding becomes 0."""
+    """Apply elu + 1 in float32; padding becomes 0, and NaN stays NaN."""
     x = x.to(tl.float32)
-    return tl.where(mask, tl.where(x >= 0, x + 1, tl.exp(tl.minimum(x, 0.0))), 0.0)
+    below = tl.exp(tl.where(x > 0, 0.0, x))
+    return tl.where(mask, tl.where(x >= 0, x + 1, below), 0.0)
 
 
 @triton.jit

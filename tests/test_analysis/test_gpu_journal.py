@@ -54,7 +54,7 @@ def test_a_second_run_measures_the_rest(tmp_path):
 
 def test_no_case_starts_when_the_time_is_over(tmp_path, capsys):
     assert run([Case({"name": "a"}, dict)], tmp_path / "part.json", seconds=-1) == []
-    assert "The time is over" in capsys.readouterr().err
+    assert "Time limit reached" in capsys.readouterr().err
 
 
 def test_a_case_that_ends_the_process_twice_is_a_failure(tmp_path):
@@ -147,8 +147,8 @@ def test_the_recorder_continues_after_a_crash(tmp_path):
     }
 
 
-def benchmark(cwd, *args) -> Run:
-    return Run("analysis_tools/gpu_benchmark.py", [*args, "--out", "out"], cwd)
+def benchmark(cwd, part, *args) -> Run:
+    return Run("analysis_tools/gpu_benchmark.py", [part, "--out", "out", *args], cwd)
 
 
 @pytest.mark.integration
@@ -168,6 +168,12 @@ def test_the_tool(tmp_path):
     assert len(measured) == 1
     assert json.loads(path.read_text())["measured"][:-1] == rows[1:]
 
+    mixed = benchmark(tmp_path, *quick[:-1])
+    assert mixed.wait() == 1
+    assert "results for sizes quick, and here it is full" in mixed.err
+    assert "neither cuda nor cpu" in benchmark(tmp_path, "ops", "--device", "g").error()
+    assert "is a file" in benchmark(tmp_path, "table", "--out", path).error()
+    assert "no results" in benchmark(tmp_path, "table", "--out", "typo").error()
     if INTERPRETED:
         assert benchmark(tmp_path, "all").error() == (
             "error: torch finds no CUDA device; use a machine with a GPU."

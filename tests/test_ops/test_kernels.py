@@ -1,5 +1,7 @@
 """Triton kernels against formulas in float64, values and gradients."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,6 +116,23 @@ def test_weights_of_tokens_that_differ_by_hundreds():
 def test_denominators_as_small_as_their_eps():
     """Elsewhere the gradients of the tokens' weights have a weighted mean near 0."""
     check_rala((5, 7), heads=1, dim=8, shift=-16.0)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite(which, value):
+    """They reach whatever they reach in plain PyTorch: a loss must show them."""
+    heads = [x.detach() for x in heads_of(draw((1, 35, 4 * 8), torch.float32), 1)]
+    heads = [x.clone().requires_grad_() for x in heads]
+    with torch.no_grad():
+        heads[which][0, 0, 7, 3] = value
+    broken = []
+    for run in (rala.rala, naive.rala):
+        y = run(*heads, (5, 7), True, True)
+        grads = torch.autograd.grad(y.sum(), heads)
+        broken.append([~t.isfinite() for t in (y, *grads)])
+    for got, expected in zip(*broken, strict=True):
+        assert got[expected].all()
 
 
 def test_gradients_that_are_not_contiguous():

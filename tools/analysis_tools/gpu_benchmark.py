@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ravlt.analysis.gpu.journal import Journal, run_cases
+from ravlt.analysis.gpu.journal import Journal, read_rows, run_cases
 from ravlt.analysis.gpu.models import (
     FULL_INFERENCE,
     FULL_TRAINING,
@@ -30,7 +30,7 @@ from ravlt.errors import RAVLTError
 ROOT = Path(__file__).parents[2]
 # Seconds: under ten minutes in all.
 BUDGETS = {"tests": 180, "ops": 130, "backbones": 150, "training": 110}
-# A kernel that never ends is killed so many seconds after the time is over.
+# A kernel that never ends is killed so many seconds after the time limit.
 GRACE = 60
 
 
@@ -43,12 +43,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, help="folder of results, continued")
     parser.add_argument(
-        "--budget", type=float, help=f"seconds of a part; the default is {BUDGETS}"
+        "--budget",
+        type=positive,
+        help=f"seconds of a part; the default is {BUDGETS}",
     )
     parser.add_argument(
         "--retry", action="store_true", help="measure again what has failed"
     )
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", help="cuda (default), or cpu")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to try the program itself"
     )
@@ -56,11 +58,21 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def positive(text: str) -> float:
+    """Read a number above 0."""
+    number = float(text)
+    if not number > 0:
+        raise ValueError(text)
+    return number
+
+
 def measure(args: argparse.Namespace) -> None:
     """Measure a part in this process."""
     end = time.monotonic() + args.budget
     device = torch.device(args.device)
-    journal = Journal(path_of(args, args.part), describe_machine(device))
+    sizes = "quick" if args.quick else "full"
+    machine = describe_machine(device) | {"sizes": sizes}
+    journal = Journal(path_of(args, args.part), machine)
     gc.freeze()  # garbage is collected after every case, and the imports made none
     if args.part == "ops":
         cases = op_cases(device, QUICK if args.quick else FULL)
@@ -90,7 +102,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
     while time.monotonic() < end:
         content = path.read_text() if path.exists() else ""
         if content == before:
-            raise RAVLTError(f"The part '{part}' does not go on; see the lines above.")
+            raise RAVLTError(f"Part '{part}' failed; see the lines above.")
         before = content
         left = end - time.monotonic()
         command = (
@@ -102,7 +114,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
             if subprocess.run(command, cwd=ROOT, timeout=left + GRACE).returncode == 0:
                 return
         except subprocess.TimeoutExpired:
-            print(f"The part '{part}' was killed, its time is over.", file=sys.stderr)
+            print(f"Part '{part}' was killed at its time limit.", file=sys.stderr)
             return
 
 
@@ -125,15 +137,32 @@ def path_of(args: argparse.Namespace, part: str) -> Path:
     return Path(args.out) / f"{part}.json"
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise RAVLTError for arguments that cannot work."""
+    if args.part == "table":
+        if not any((Path(args.out) / f"{part}.json").exists() for part in PARTS):
+            raise RAVLTError(f"'{args.out}' has no results; name the folder of a run.")
+    elif args.device not in ("cuda", "cpu"):
+        raise RAVLTError(
+            f"--device '{args.device}' is neither cuda nor cpu; choose a GPU by "
+            f"CUDA_VISIBLE_DEVICES."
+        )
+    elif args.device == "cuda" and not torch.cuda.is_available():
+        raise RAVLTError("torch finds no CUDA device; use a machine with a GPU.")
+    if os.path.exists(args.out) and not os.path.isdir(args.out):
+        raise RAVLTError(f"--out '{args.out}' is a file; name a folder.")
+
+
 def main() -> None:
     args = parse_args()
-    if args.device == "cuda" and args.part != "table" and not torch.cuda.is_available():
-        raise RAVLTError("torch finds no CUDA device; use a machine with a GPU.")
+    check(args)
     if args.worker:
         measure(args)
         return
     args.out = os.path.abspath(args.out)
     os.makedirs(args.out, exist_ok=True)
+    if args.device == "cpu":  # the tests of kernels then need Triton's interpreter
+        os.environ["TRITON_INTERPRET"] = "1"
     errors = []
     for part in {"all": PARTS, "table": ()}.get(args.part, [args.part]):
         try:
@@ -143,9 +172,13 @@ def main() -> None:
     table = render(Path(args.out))
     (Path(args.out) / "table.md").write_text(table)
     print(table)
+    _, tests = read_rows(Path(args.out) / "tests.json")
+    failed = sum("failed" in row for row in tests)
+    if failed and args.part in ("tests", "all"):
+        errors.append(f"{failed} tests failed, see '{args.out}/tests.json'.")
     if errors:
         raise RAVLTError(" ".join(errors))
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, "run the same command again")

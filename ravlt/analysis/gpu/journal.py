@@ -15,7 +15,8 @@ import torch
 
 from ravlt.errors import RAVLTError
 
-_DECISIVE = ("device", "torch", "triton")  # the same when a benchmark is continued
+# The same when a benchmark is continued.
+_DECISIVE = ("device", "torch", "triton", "sizes")
 _MAX_STARTS = 2
 _LINE_LENGTH = 200
 
@@ -48,7 +49,7 @@ class Journal:
         self._path = path
         self._data = {"machine": dict(machine), "measured": [], "started": []}
         if path.exists():
-            self._data = json.loads(path.read_text())
+            self._data = _read(path)
             before = self._data["machine"]
             for key in _DECISIVE:
                 if before.get(key) != machine.get(key):
@@ -102,8 +103,17 @@ def read_rows(path: Path) -> tuple[dict, list[dict]]:
     """Read the machine and the rows of a journal; nothing if there is no such file."""
     if not path.exists():
         return {}, []
-    data = json.loads(path.read_text())
+    data = _read(path)
     return data["machine"], rows_of(data)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise RAVLTError(
+            f"'{path}' is not a file of results (no JSON); move it away."
+        ) from None
 
 
 def rows_of(data: Mapping) -> list[dict]:
@@ -131,7 +141,7 @@ def run_cases(
     with _side_stream(device):
         for case in cases:
             if time.monotonic() > end:
-                print("The time is over; run it again to continue.", file=sys.stderr)
+                print("Time limit reached; run it again to continue.", file=sys.stderr)
                 return
             if not journal.begin(case.labels):
                 continue
@@ -152,7 +162,8 @@ def _attempt(case: Case) -> Mapping:
     try:
         return case.measure()
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, RAVLTError):
+            traceback.print_exc()
         return {"failed": shorten(f"{type(error).__name__}: {error}")}
 
 

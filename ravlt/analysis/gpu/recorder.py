@@ -79,7 +79,7 @@ class _Recorder:
             self._is_usable = False
             self._session.shouldfail = "the GPU is unusable after this test"
         elif time.monotonic() > self._end:
-            self._session.shouldstop = "the time is over; run it again to continue"
+            self._session.shouldstop = "time limit reached; run it again to continue"
 
     def pytest_sessionfinish(self, session) -> None:
         """Set the exit status."""
