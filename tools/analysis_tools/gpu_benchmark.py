@@ -139,6 +139,8 @@ def path_of(args: argparse.Namespace, part: str) -> Path:
 
 def check(args: argparse.Namespace) -> None:
     """Raise RAVLTError for arguments that cannot work."""
+    if os.path.exists(args.out) and not os.path.isdir(args.out):
+        raise RAVLTError(f"--out '{args.out}' is a file; name a folder.")
     if args.part == "table":
         if not any((Path(args.out) / f"{part}.json").exists() for part in PARTS):
             raise RAVLTError(f"'{args.out}' has no results; name the folder of a run.")
@@ -149,8 +151,6 @@ def check(args: argparse.Namespace) -> None:
         )
     elif args.device == "cuda" and not torch.cuda.is_available():
         raise RAVLTError("torch finds no CUDA device; use a machine with a GPU.")
-    if os.path.exists(args.out) and not os.path.isdir(args.out):
-        raise RAVLTError(f"--out '{args.out}' is a file; name a folder.")
 
 
 def main() -> None:
