@@ -24,7 +24,7 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def _let_numpy_convert_bounds() -> None:
-    """Mend how the interpreter before Triton 3.9 reads the bounds of a loop.
+    """Fix how the interpreter before Triton 3.9 reads the bounds of a loop.
 
     NumPy 2.4 and later convert no array of one element to a number.
     """

@@ -11,7 +11,7 @@ The state of a head, (DP + 1, DP), holds S and, in its last row, m (see
 import triton
 import triton.language as tl
 
-from ..rotary.kernels import load_rotation, rotate_pairs
+from ..rotary.kernels import load_rotation, rotate_pairs, rotate_tile
 from ..tiles import elu1, load_tile, product, store_tile, tile_mask
 
 # One compiled kernel for images of all sizes.
@@ -84,10 +84,10 @@ def key_value_sums(
         key *= weight[:, None]
         key_sum += key
         if ROPE:
-            cos, sin = load_rotation(
-                table_ptr, rotation_size, start, width, num_tokens, D, DP, BLOCK
-            )
-            key = rotate_pairs(key, cos, sin, DP, BLOCK)
+            key = rotate_tile(
+                key, table_ptr, rotation_size, start, width, num_tokens,
+                False, D, DP, BLOCK,
+            )  # fmt: skip
         buffer += product(tl.trans(key), v, OPERAND, PRECISION)
     total = tl.sum(weights, 0)
     tl.store(logs_ptr + head * tl.num_programs(1) + split, top + tl.log(total))
@@ -136,14 +136,14 @@ def outputs(
     first = split * split_tokens
     for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
-        q = load_tile(q_ptr, q_strides, head, num_heads, start, mask, DP, BLOCK)
-        query = elu1(q, mask)
-        denominator = tl.sum(query * key_sum[None, :], 1) + 1e-6
+        query, denominator = load_queries(
+            q_ptr, q_strides, key_sum, head, num_heads, start, mask, DP, BLOCK
+        )
         if ROPE:
-            cos, sin = load_rotation(
-                table_ptr, rotation_size, start, width, num_tokens, D, DP, BLOCK
-            )
-            query = rotate_pairs(query, cos, sin, DP, BLOCK)
+            query = rotate_tile(
+                query, table_ptr, rotation_size, start, width, num_tokens,
+                False, D, DP, BLOCK,
+            )  # fmt: skip
         y = product(query, buffer, OPERAND, PRECISION) / denominator[:, None]
         store_tile(y_ptr, y_strides, head, num_heads, start, mask, y, DP, BLOCK)
 
@@ -164,20 +164,20 @@ def state_gradients(
     first = split * split_tokens
     for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
-        q = load_tile(q_ptr, q_strides, head, num_heads, start, mask, DP, BLOCK)
         y = load_tile(y_ptr, y_strides, head, num_heads, start, mask, DP, BLOCK)
         grad = load_tile(
             grad_ptr, grad_strides, head, num_heads, start, mask, DP, BLOCK
         )
-        query = elu1(q, mask)
-        denominator = tl.sum(query * key_sum[None, :], 1) + 1e-6
+        query, denominator = load_queries(
+            q_ptr, q_strides, key_sum, head, num_heads, start, mask, DP, BLOCK
+        )
         grad = grad.to(tl.float32) / denominator[:, None]
         key_sum_grad -= query * tl.sum(y.to(tl.float32) * grad, 1)[:, None]
         if ROPE:
-            cos, sin = load_rotation(
-                table_ptr, rotation_size, start, width, num_tokens, D, DP, BLOCK
-            )
-            query = rotate_pairs(query, cos, sin, DP, BLOCK)
+            query = rotate_tile(
+                query, table_ptr, rotation_size, start, width, num_tokens,
+                False, D, DP, BLOCK,
+            )  # fmt: skip
         buffer_grad += product(tl.trans(query), grad, OPERAND, PRECISION)
     store_state(state_grads_ptr, head, split, buffer_grad, tl.sum(key_sum_grad, 0), DP)
 
@@ -236,16 +236,9 @@ def key_value_gradients(
             k_grad_ptr, grad_strides, head, num_heads, start, mask, key_grad, DP, BLOCK
         )
         store_tile(
-            v_grad_ptr,
-            grad_strides,
-            head,
-            num_heads,
-            start,
-            mask,
-            value_grad,
-            DP,
-            BLOCK,
-        )
+            v_grad_ptr, grad_strides, head, num_heads, start, mask, value_grad,
+            DP, BLOCK,
+        )  # fmt: skip
     if REWEIGHT:
         store_split(g_grads_ptr, head, split, tl.sum(g_grad, 0), DP)
 
@@ -269,19 +262,19 @@ def query_gradients(
     first = split * split_tokens
     for start in range(first, tl.minimum(first + split_tokens, num_tokens), BLOCK):
         mask = tile_mask(start, num_tokens, D, DP, BLOCK)
-        q = load_tile(q_ptr, q_strides, head, num_heads, start, mask, DP, BLOCK)
         grad = load_tile(
             grad_ptr, grad_strides, head, num_heads, start, mask, DP, BLOCK
         )
-        query = elu1(q, mask)
-        denominator = tl.sum(query * key_sum[None, :], 1) + 1e-6
+        query, denominator = load_queries(
+            q_ptr, q_strides, key_sum, head, num_heads, start, mask, DP, BLOCK
+        )
         grad = grad.to(tl.float32) / denominator[:, None]
         query_grad = product(grad, buffer_t, OPERAND, PRECISION)
         if ROPE:
-            cos, sin = load_rotation(
-                table_ptr, rotation_size, start, width, num_tokens, D, DP, BLOCK
-            )
-            query_grad = rotate_pairs(query_grad, cos, -sin, DP, BLOCK)
+            query_grad = rotate_tile(
+                query_grad, table_ptr, rotation_size, start, width, num_tokens,
+                True, D, DP, BLOCK,
+            )  # fmt: skip
         denominator_grad = -tl.sum(query * query_grad, 1) / denominator
         query_grad += denominator_grad[:, None] * key_sum[None, :]
         if REWEIGHT:
@@ -291,6 +284,17 @@ def query_gradients(
             q_grad_ptr, q_grad_strides, head, num_heads, start, mask, query_grad,
             DP, BLOCK,
         )  # fmt: skip
+
+
+@triton.jit
+def load_queries(
+    q_ptr, q_strides, key_sum, head, num_heads, start, mask,
+    DP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Load phi(q) of a tile, and its denominators <phi(q), m> + 1e-6."""
+    q = load_tile(q_ptr, q_strides, head, num_heads, start, mask, DP, BLOCK)
+    query = elu1(q, mask)
+    return query, tl.sum(query * key_sum[None, :], 1) + 1e-6
 
 
 @triton.jit

@@ -5,6 +5,7 @@ q, k, v and y the forward pass keeps S, m, the sum of phi(q) and the normalizer 
 weights.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -236,6 +237,7 @@ class Launcher:
         )
 
 
+@functools.cache  # every launch asks
 def tile_options(
     kernel: Callable, padded: int, dtype: torch.dtype, capability: tuple[int, int]
 ) -> dict:

@@ -52,6 +52,18 @@ def rotate_pairs(x, cos, sin, DP: tl.constexpr, BLOCK: tl.constexpr):
     return tl.reshape(rotated, (BLOCK, DP))
 
 
+@triton.jit
+def rotate_tile(
+    x, table_ptr, size, start, width, num_tokens,
+    INVERSE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rotate a tile (BLOCK, DP) by its tokens' positions, or rotate it back."""
+    cos, sin = load_rotation(table_ptr, size, start, width, num_tokens, D, DP, BLOCK)
+    if INVERSE:
+        sin = -sin
+    return rotate_pairs(x, cos, sin, DP, BLOCK)
+
+
 @triton.jit(do_not_specialize=["num_heads", "num_tokens", "width", "size"])
 def rotate_tiles(
     x_ptr, x_strides, table_ptr, y_ptr, y_strides,
@@ -62,8 +74,6 @@ def rotate_tiles(
     start, head = tl.program_id(0) * BLOCK, tl.program_id(1)
     mask = tile_mask(start, num_tokens, D, DP, BLOCK)
     x = load_tile(x_ptr, x_strides, head, num_heads, start, mask, DP, BLOCK)
-    cos, sin = load_rotation(table_ptr, size, start, width, num_tokens, D, DP, BLOCK)
-    if INVERSE:
-        sin = -sin
-    y = rotate_pairs(x.to(tl.float32), cos, sin, DP, BLOCK)
+    x = x.to(tl.float32)
+    y = rotate_tile(x, table_ptr, size, start, width, num_tokens, INVERSE, D, DP, BLOCK)
     store_tile(y_ptr, y_strides, head, num_heads, start, mask, y, DP, BLOCK)
