@@ -6,7 +6,7 @@ from ravlt.errors import RAVLTError
 
 from .changes import Change, Path, dotted
 from .levels import Level, ask_neck
-from .sites import Site
+from .sites import Site, type_name
 
 # Parts of a model that read no maps.
 _OTHER = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
@@ -23,7 +23,8 @@ def leaves_levels(site: Site) -> bool:
     Args:
         site: The model that holds the backbone.
     """
-    return any(neck.get("type") in _BY_POSITION for neck, _ in site.necks())
+    names = (type_name(neck).rpartition(".")[2] for neck, _ in site.necks())
+    return any(name in _BY_POSITION for name in names)
 
 
 def used_levels(site: Site, count: int) -> list[int]:

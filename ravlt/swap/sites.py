@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from .changes import Path
 
 
+def type_name(cfg: Mapping) -> str:
+    """Return the type of a part; configs in pure Python name the class itself."""
+    kind = cfg["type"]
+    return kind if isinstance(kind, str) else kind.__name__
+
+
 @dataclass(frozen=True)
 class Site:
     """A model with a backbone: its config, and where it is."""
@@ -20,9 +26,8 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """Type of the backbone; configs in pure Python name the class itself."""
-        kind = self.backbone["type"]
-        return kind if isinstance(kind, str) else kind.__name__
+        """Type of the backbone."""
+        return type_name(self.backbone)
 
     def necks(self) -> Iterator[tuple[Mapping, Path]]:
         """The necks in their order, and where they are."""

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from mmdet.models.necks import NASFCOS_FPN
 
 from helpers.swap_configs import (
     DEEPLAB,
@@ -146,11 +147,12 @@ def test_channels(name):
 
 
 @pytest.mark.integration
-def test_a_neck_that_finds_levels_by_their_position():
-    """It gets all of them, and DDP is told that one is not read."""
+@pytest.mark.parametrize("kind", ["NASFCOS_FPN", NASFCOS_FPN], ids=["name", "class"])
+def test_a_neck_that_finds_levels_by_their_position(kind):
+    """It gets all of them, and DDP is set to expect one without a gradient."""
     cfg = copy.deepcopy(load(RETINANET))
     cfg.model.neck = dict(
-        type="NASFCOS_FPN",
+        type=kind,
         in_channels=[256, 512, 1024, 2048],
         out_channels=256,
         num_outs=5,
