@@ -3,7 +3,6 @@
 
 import argparse
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -97,7 +96,8 @@ def run_part(args: argparse.Namespace, part: str) -> None:
     path = path_of(args, part)
     end = time.monotonic() + (args.budget or BUDGETS[part])
     if args.retry and path.exists():
-        Journal(path, json.loads(path.read_text())["machine"]).forget_failures()
+        machine, _ = read_rows(path)
+        Journal(path, machine).forget_failures()
     before = None
     while time.monotonic() < end:
         content = path.read_text() if path.exists() else ""
