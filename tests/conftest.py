@@ -22,7 +22,7 @@ from helpers.tool_runs import (
     small,
     train,
 )
-from ravlt.datasets.shapes import write_shapes
+from ravlt.data.shapes import write_shapes
 from ravlt.ops import gpu
 
 

@@ -9,7 +9,7 @@ import pytest
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from helpers.tool_runs import DET, SEG, Run, as_line, read_scalars, small
-from ravlt.engine.host_loading import read_own_checkpoints
+from ravlt.training.checkpoints.host_loading import read_own_checkpoints
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,7 @@ pytestmark = pytest.mark.integration
 
 # All that a config can name, by the registry of mmengine's root that knows it.
 REGISTERED = {
-    "FUNCTIONS": ["wrap_blocks"],
     "HOOKS": [
-        "ClipGradHook",
         "CurveHook",
         "DeployHook",
         "EffectiveRankHook",
@@ -30,7 +28,6 @@ REGISTERED = {
     "MODELS": ["RAVLT"],
     "OPTIM_WRAPPERS": ["FiniteAmpOptimWrapper", "FiniteOptimWrapper"],
     "OPTIM_WRAPPER_CONSTRUCTORS": ["LayerDecayOptimWrapperConstructor"],
-    "STRATEGIES": ["ShardedStrategy"],
     "TRANSFORMS": ["VerifyImages"],
 }
 IMPORTED = """

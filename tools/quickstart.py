@@ -15,9 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from ravlt.datasets.shapes import write_shapes
-from ravlt.engine.cli import run_cli
+from ravlt.data.shapes import write_shapes
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "quickstart"

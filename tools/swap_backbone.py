@@ -4,12 +4,12 @@
 import argparse
 import os
 
-from ravlt.analysis.trial import try_model
-from ravlt.engine.cli import run_cli
-from ravlt.engine.config import load_config
-from ravlt.engine.storage import write_new
+from ravlt.config import load_config
 from ravlt.errors import RAVLTError
+from ravlt.storage import write_new
 from ravlt.swap import leaf_config, plan_swap
+from ravlt.swap.trial import try_model
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,16 +7,12 @@ import os
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from ravlt.engine.cli import (
-    add_run_arguments,
-    is_segmentation,
-    read_run_config,
-    run_cli,
-)
-from ravlt.engine.config import add_safety
-from ravlt.engine.data import check_data
-from ravlt.engine.distributed import use_cpu_group
+from ravlt.config import is_segmentation
+from ravlt.data.check.run import check_data
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
+from ravlt.training.config import add_safety
+from ravlt.training.distributed.cpu_group import use_cpu_group
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,9 +68,9 @@ def augment(cfg: Config) -> None:
     if "tta_model" not in cfg:
         if is_segmentation(cfg):
             raise RAVLTError("--tta needs tta_model in the config; add one.")
-        import ravlt.engine.tta  # noqa: F401 (registers the model; needs mmdet)
+        import ravlt.inference.tta  # noqa: F401 (registers the model; needs mmdet)
 
-        cfg.custom_imports.imports.append("ravlt.engine.tta")
+        cfg.custom_imports.imports.append("ravlt.inference.tta")
         # As mmdet's own tool: horizontal flip, merged by NMS.
         cfg.tta_model = dict(
             type="MaskTTAModel",

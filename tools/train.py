@@ -5,18 +5,13 @@ import argparse
 
 from mmengine.registry import RUNNERS
 
-from ravlt.engine.cli import add_run_arguments, read_run_config, run_cli
-from ravlt.engine.config import (
-    add_curves,
-    add_safety,
-    set_bad_losses,
-    set_precision,
-)
-from ravlt.engine.data import check_data
-from ravlt.engine.distributed import use_cpu_group
-from ravlt.engine.resume import set_resume
-from ravlt.engine.signals import noticing_sigterm
+from ravlt.data.check.run import check_data
 from ravlt.errors import RAVLTError
+from ravlt.training.checkpoints.resume import set_resume
+from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
+from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
+from ravlt.training.distributed.cpu_group import use_cpu_group
+from ravlt.training.guards.signals import noticing_sigterm
 
 
 def parse_args() -> argparse.Namespace:

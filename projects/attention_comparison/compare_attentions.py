@@ -22,11 +22,11 @@ from comparison_report import (
     draw_comparison,
     summarise,
 )
-from ravlt.analysis.report import write_csv
-from ravlt.analysis.timing import describe_machine
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.speed.report import write_csv
+from ravlt.analysis.speed.timing import describe_machine
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
+from ravlt.training.cli import run_cli
 
 CONFIG = Path(__file__).parents[2] / "configs/quickstart/fpn_ravlt-mini_shapes.py"
 ROUNDS = 5

@@ -18,19 +18,19 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 import cue
-from ravlt.analysis.costs import count_costs
-from ravlt.analysis.rank import (
+from ravlt.analysis.attention.rank import (
     Call,
     effective_rank,
     layer_ranks,
     singular_values,
     watch,
 )
-from ravlt.analysis.samples import make_batch
-from ravlt.analysis.timing import measure_times
-from ravlt.datasets.shapes import write_shapes
-from ravlt.engine.config import load_config
-from ravlt.engine.data import set_data_root
+from ravlt.analysis.costs.count import count_costs
+from ravlt.analysis.speed.timing import measure_times
+from ravlt.config import load_config
+from ravlt.data.random_batch import make_batch
+from ravlt.data.root import set_data_root
+from ravlt.data.shapes import write_shapes
 
 _RANK_IMAGES = 16
 _WARMUP_ITERS = 30

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from ravlt.analysis.report import group_by, markdown_table
+from ravlt.analysis.speed.report import group_by, markdown_table
 
 COLUMNS = (
     ("task", "task"),

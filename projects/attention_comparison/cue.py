@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ravlt.datasets.folder import check_counts, write_image, write_once
+from ravlt.data.shapes.folder import check_counts, write_image, write_once
 
 SIZE = (32, 160)  # height and width of the images, in pixels
 COLOURS = {
@@ -47,7 +47,7 @@ def write_cue(
         cue.json                                       the arguments
 
     Labels are numbered as in ADE20K, like those of
-    :func:`ravlt.datasets.shapes.write_shapes`.
+    :func:`ravlt.data.shapes.dataset.write_shapes`.
 
     Args:
         root: Folder of the data set; it must be new, empty or hold the same set.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from distillation import distillation_loss
-from ravlt.engine.cli import run_cli
 from ravlt.models.attention import CORES
 from ravlt.models.attention.hedgehog import HedgehogCore
+from ravlt.training.cli import run_cli
 
 _HW = (14, 14)
 _HEAD_DIM = 64

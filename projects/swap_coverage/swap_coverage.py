@@ -8,7 +8,7 @@ import time
 from multiprocessing.connection import wait
 
 from coverage_table import coverage_table
-from ravlt.engine.cli import run_cli
+from ravlt.training.cli import run_cli
 from sweep import (
     Result,
     cover,
@@ -19,7 +19,7 @@ from sweep import (
 )
 
 # Only installed modules: the forkserver imports them without the path of this script.
-_PRELOAD = ["mmdet.apis", "mmseg.apis", "mmcv.ops", "ravlt.analysis.trial"]
+_PRELOAD = ["mmdet.apis", "mmseg.apis", "mmcv.ops", "ravlt.swap.trial"]
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ravlt.analysis.trial import try_model
 from ravlt.errors import RAVLTError
 from ravlt.swap import swap_backbone
+from ravlt.swap.trial import try_model
 
 HOSTS = ("mmdet", "mmseg")
 # Narrow, but divisible into the groups of group norms in necks, like the real sizes.

@@ -9,11 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ravlt.data.random_batch import make_batch
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.ops import plain_forms
-
-from .samples import make_batch
 
 
 def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn.Module:
@@ -137,7 +136,7 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 
 
 def _build_config(name: str) -> nn.Module:
-    from ravlt.engine.config import load_config  # only configs need the hosts
+    from ravlt.config import load_config  # only configs need the hosts
 
     cfg: Config = load_config(name)
     init_default_scope(cfg.get("default_scope", "mmdet"))

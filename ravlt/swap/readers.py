@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ravlt.config import type_name
 from ravlt.errors import RAVLTError
 
 from .changes import Change, Path, dotted
 from .levels import Level, ask_neck
-from .sites import Site, type_name
+from .sites import Site
 
 # Parts of a model that read no maps.
 _OTHER = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
@@ -23,7 +24,7 @@ def leaves_levels(site: Site) -> bool:
     Args:
         site: The model that holds the backbone.
     """
-    names = (type_name(neck).rpartition(".")[2] for neck, _ in site.necks())
+    names = (type_name(neck) for neck, _ in site.necks())
     return any(name in _BY_POSITION for name in names)
 
 

@@ -3,13 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ravlt.config import type_name
+
 from .changes import Path
-
-
-def type_name(cfg: Mapping) -> str:
-    """Return the type of a part; configs in pure Python name the class itself."""
-    kind = cfg["type"]
-    return kind if isinstance(kind, str) else kind.__name__
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmengine.config import Config
 
+from ravlt.config import type_name
+
 from .changes import Change, Path
 from .sites import Site
 
@@ -63,7 +65,7 @@ def weight_changes(cfg: Config, sites: Sequence[Site]) -> Iterator[Change]:
             node = node[key]
             path = site.path[: i + 1]
             init = node.get("init_cfg") if isinstance(node, Mapping) else None
-            pretrained = isinstance(init, Mapping) and init.get("type") == "Pretrained"
+            pretrained = isinstance(init, Mapping) and type_name(init) == "Pretrained"
             if pretrained and path not in seen:
                 seen.add(path)
                 yield Change((*path, "init_cfg"), None, why)
@@ -119,8 +121,8 @@ def optimizer_changes(
 def optimizer_warnings(cfg: Config) -> list[str]:
     """Says where a schedule was tuned for another optimizer than RAVLT's recipes."""
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
-    kind, rate = optimizer.get("type"), optimizer.get("lr")
-    if kind in (None, "AdamW", "Adam"):
+    kind, rate = type_name(optimizer), optimizer.get("lr")
+    if kind in ("", "AdamW", "Adam"):
         return []
     return [
         f"optim_wrapper.optimizer is {kind} with lr={rate}, tuned for the old "
@@ -130,7 +132,7 @@ def optimizer_warnings(cfg: Config) -> list[str]:
 
 def _preprocessor_changes(value: Mapping, path: Path) -> Iterator[Change]:
     wanted = dict(_PIXELS, bgr_to_rgb=True)
-    if str(value.get("type")).rpartition(".")[2] in _CLASSIFIERS:
+    if type_name(value) in _CLASSIFIERS:
         if "mean" not in value:  # its input has been normalised before
             return
         wanted = dict(_PIXELS, to_rgb=True)

@@ -24,7 +24,7 @@ from ravlt.errors import RAVLTError
 from ravlt.models.archs import NUM_STAGES, RELEASED_ATTN_TYPES, warn_attn_types
 
 from .download import fetch
-from .untrusted import allowed_globals, check_archive, check_tensors
+from .untrusted import allowed_globals, check_tensors
 
 # Keys of the ImageNet head in a released classifier: 1 x 1 convolution, batch norm and
 # linear layer.
@@ -231,12 +231,8 @@ def _load(path: str, map_location):
             )
         path = fetch(path)
     if os.path.isdir(path):
-        raise RAVLTError(
-            f"'{path}' is a folder; if a sharded run wrote it, convert it to a file "
-            f"with tools/model_converters/consolidate.py."
-        )
+        raise RAVLTError(f"'{path}' is a folder; give the checkpoint file (.pth).")
     file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
-    check_archive(file, path)
     content = torch.load(file, map_location=map_location, weights_only=True)
     check_tensors(content, path)
     _check_state_dicts(content, path)

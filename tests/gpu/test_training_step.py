@@ -11,7 +11,7 @@ from helpers.backbones import error
 from helpers.host_models import build_host
 from helpers.kernels import DEVICE
 from helpers.tool_runs import DET, SEG
-from ravlt.analysis.samples import make_batch
+from ravlt.data.random_batch import make_batch
 
 # No proposal is suppressed or left out, and all of them are sampled: decisions that
 # the last bit of a score can change.

@@ -22,8 +22,6 @@ from helpers.tool_runs import (
     restore_default_signals,
     small,
 )
-from ravlt.engine.shards import consolidate
-from ravlt.weights.checkpoint import read_checkpoint
 
 # One process and several compute the same with this config: no batch statistics, and no
 # Adam, whose steps are noise where the gradient is zero.
@@ -127,12 +125,6 @@ def seconds_since_fault(log: str) -> float:
     """Return the seconds since :class:`Fault` logged its fault."""
     (begin,) = re.findall(r"fault at (\S+)", log)
     return round(time.time() - float(begin), 1)
-
-
-def read_weights(path: Path) -> dict:
-    """Return the weights of a checkpoint, plain or sharded."""
-    found = consolidate(str(path)) if path.is_dir() else read_checkpoint(path)
-    return found["state_dict"]
 
 
 def free_port() -> int:

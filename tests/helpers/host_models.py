@@ -8,8 +8,8 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ravlt.analysis.trial import init_weights_quietly
-from ravlt.engine.config import load_config
+from ravlt.config import load_config
+from ravlt.swap.trial import init_weights_quietly
 
 _SMALL = {"backbone.arch": "test", "neck.in_channels": [16, 32, 48, 64]}
 

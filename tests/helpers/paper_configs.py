@@ -14,7 +14,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from helpers.tool_runs import ROOT
-from ravlt.engine.config import load_config
+from ravlt.config import load_config
 from ravlt.models.archs import ARCHS
 
 CROP = (50, 61)  # image size of segmentors when a model runs

@@ -4,7 +4,7 @@ from functools import cache
 
 from mmengine.config import Config
 
-from ravlt.engine.config import load_config
+from ravlt.config import load_config
 from ravlt.swap import swap_backbone
 
 RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"

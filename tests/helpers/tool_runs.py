@@ -50,9 +50,9 @@ _PRELOAD = [
     "pycocotools.cocoeval",
     "matplotlib.figure",
     "torch.utils.tensorboard",
-    "ravlt.engine.cli",
-    "ravlt.engine.hooks",
-    "ravlt.datasets.verify",
+    "ravlt.training.cli",
+    "ravlt.training.curves",
+    "ravlt.data.check.verify",
 ]
 
 
@@ -209,7 +209,7 @@ def run_readme_example(folder: Path) -> tuple[str, str]:
 
 def copy_tree(target: Path) -> Path:
     """Copy this repository to a new folder, without built and downloaded files."""
-    ignore = shutil.ignore_patterns(".*", "work_dirs", "data", "build")
+    ignore = shutil.ignore_patterns(".*", "work_dirs", "build")
     return shutil.copytree(ROOT, target, ignore=ignore)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from helpers.core_cases import build_shaken, draw, draw_input
 from helpers.largest_tensor import largest
-from ravlt.analysis.attention_map import (
+from ravlt.analysis.attention.map import (
     attention_row,
     by_heads,
     find_layer,
@@ -17,7 +17,7 @@ from ravlt.analysis.attention_map import (
     put_core,
     token_at,
 )
-from ravlt.analysis.rank_study import load_subject, to_pixels
+from ravlt.analysis.attention.rank_study import load_subject, to_pixels
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
 

@@ -10,11 +10,10 @@ from PIL import Image
 from torch import nn
 
 from helpers.tool_runs import DET, Run
-from ravlt.analysis.macs import count_macs
-from ravlt.analysis.parts import timed_children
-from ravlt.analysis.report import growth, markdown_table
+from ravlt.analysis.costs.macs import count_macs
+from ravlt.analysis.speed.report import growth, markdown_table
+from ravlt.analysis.speed.timing import describe_machine, peak_memory, saved_bytes
 from ravlt.analysis.subjects import build_subject, make_step
-from ravlt.analysis.timing import describe_machine, peak_memory, saved_bytes
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 
@@ -149,22 +148,6 @@ def test_table_leaves_out_empty_columns():
         "|---|---|---|",
         "| a | 123 | 0.123 |",
     ]
-
-
-def test_parts_count_for_the_outermost():
-    class Child(nn.Module):
-        def forward(self, x):
-            return x
-
-        def predict(self, x):
-            return self(x)
-
-    model = nn.Sequential(Child(), Child())
-    with timed_children(model) as seconds:
-        model(model[0].predict(torch.ones(1)))
-    assert set(seconds) == {"0", "1"}
-    assert all(value > 0 for value in seconds.values())
-    assert "predict" not in vars(model[0])  # as before
 
 
 def test_a_machine_without_sysconf(monkeypatch):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from helpers.tool_runs import ENV, ROOT
-from ravlt.analysis.costs import Cost, costs_of, count_costs
-from ravlt.analysis.zoo import Row, zoo_rows, zoo_table
+from ravlt.analysis.costs.count import Cost, costs_of, count_costs
+from ravlt.analysis.costs.zoo import Row, zoo_rows, zoo_table
 
 TABLE = (ROOT / "docs/model_zoo.md").read_text().splitlines()
 MASK_RCNN = "configs/mask_rcnn/mask-rcnn_ravlt-t_fpn_1x_coco.py"

@@ -7,9 +7,9 @@ import torch
 
 from helpers.kernels import DEVICE, INTERPRETED
 from helpers.tool_runs import ROOT
-from ravlt.analysis.gpu import floors, timing
-from ravlt.analysis.gpu.journal import Journal, run_cases
-from ravlt.analysis.gpu.models import (
+from ravlt.analysis.speed.gpu import floors, timing
+from ravlt.analysis.speed.gpu.journal import Journal, run_cases
+from ravlt.analysis.speed.gpu.models import (
     CONVNEXT,
     LINEAR,
     QUICK_INFERENCE,
@@ -18,9 +18,9 @@ from ravlt.analysis.gpu.models import (
     backbone_cases,
     training_cases,
 )
-from ravlt.analysis.gpu.ops import FLASH, QUICK, op_cases
-from ravlt.analysis.gpu.table import render
-from ravlt.analysis.gpu.targets import targets
+from ravlt.analysis.speed.gpu.ops import FLASH, QUICK, op_cases
+from ravlt.analysis.speed.gpu.table import render
+from ravlt.analysis.speed.gpu.targets import targets
 from ravlt.ops.rala import kernels as rala_kernels
 
 MACHINE = {"device": "a GPU", "torch": "2", "triton": "3"}

@@ -11,8 +11,8 @@ import torch
 
 from helpers.kernels import INTERPRETED
 from helpers.tool_runs import ENV, ROOT, Run
-from ravlt.analysis.gpu import journal
-from ravlt.analysis.gpu.journal import Case, Journal, run_cases
+from ravlt.analysis.speed.gpu import journal
+from ravlt.analysis.speed.gpu.journal import Case, Journal, run_cases
 from ravlt.errors import RAVLTError
 
 MACHINE = {"device": "a GPU", "torch": "2", "triton": "3"}
@@ -111,7 +111,7 @@ def test_the_recorder_continues_after_a_crash(tmp_path):
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "test_broken.py").write_text("import no_such_module")
     line = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors"]
-    line += ["-p", "ravlt.analysis.gpu.recorder", "--journal", "tests.json"]
+    line += ["-p", "ravlt.analysis.speed.gpu.recorder", "--journal", "tests.json"]
     line += ["-c", os.devnull, "--rootdir", str(tmp_path)]
     env = ENV | {"PYTHONPATH": str(ROOT)}
     path = tmp_path / "tests.json"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.spectra import draw, spectra
-from ravlt.analysis.rank import (
+from ravlt.analysis.attention.rank import (
     Call,
     Matrix,
     attention_rows,

@@ -13,9 +13,8 @@ from PIL import Image
 from torch import nn
 
 from helpers.spectra import draw, spectra
-from helpers.tool_runs import ROOT, SEG, Run
-from ravlt.analysis.logs import read_logs
-from ravlt.analysis.rank_study import find_images, load_subject, study
+from helpers.tool_runs import ROOT, SEG, Run, read_scalars
+from ravlt.analysis.attention.rank_study import find_images, load_subject, study
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.models.attention import CORES
@@ -65,7 +64,12 @@ def test_hook_logs_the_ranks_of_a_training_run(tmp_path):
     model = Tiny()
     runner = runner_of(model, tmp_path)
     runner.train()
-    logs = {k: v for k, v in read_logs(str(tmp_path)).items() if "rank" in k}
+    lines = {line["step"]: line for line in read_scalars(tmp_path)}
+    logs = {
+        name: {step: line[name] for step, line in lines.items() if name in line}
+        for name in set().union(*lines.values())
+        if "rank" in name
+    }
     layers = [
         f"backbone.layers.{stage}.blocks.{block}.attn"
         for stage, block in ((0, 0), (1, 0), (2, 0), (2, 1))
@@ -87,13 +91,13 @@ def test_hook_logs_the_ranks_of_a_training_run(tmp_path):
                 for x in seen[layer]
             ]
         )
-        values = dict(logs[f"rank_output/{layer}"])
+        values = logs[f"rank_output/{layer}"]
         assert values == pytest.approx(dict.fromkeys((2, 3, 4, 5), expected), rel=1e-4)
         scalar = runner.message_hub.get_scalar(f"train/rank_output/{layer}")
         assert len(scalar.data[0]) == 2  # iterations 2 and 4
     assert not any(m._forward_hooks for m in model.modules())
     for layer, full in zip(rala, (16, 32), strict=True):
-        assert 1 <= logs[f"rank_kv/{layer}"][0][1] <= full
+        assert 1 <= logs[f"rank_kv/{layer}"][2] <= full
 
 
 def test_hook_without_anything_to_measure(tmp_path):
@@ -220,7 +224,7 @@ def test_every_mechanism_can_be_studied(name, images):
 def test_row_sums_go_on_where_explicit_matrices_stop(images, monkeypatch):
     subject = load_subject("ravlt_test:rala", (32, 48), None)
     everything = study(subject, find_images(str(images)), (32, 48)).attention
-    monkeypatch.setattr("ravlt.analysis.rank_study.DENSE_TOKENS", 95)
+    monkeypatch.setattr("ravlt.analysis.attention.rank_study.DENSE_TOKENS", 95)
     limited = study(subject, find_images(str(images)), (32, 48)).attention
     assert {row["tokens"] for row in limited if row["entropy"] is None} == {96, 384}
     assert_rows_close(

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from helpers.tool_runs import SEG, Run
-from ravlt.analysis.attention_figure import POSITIVE, SIGNED, draw_rows
-from ravlt.analysis.attention_map import Seen, by_heads, describe, look, put_core
-from ravlt.analysis.rank_study import load_subject
+from ravlt.analysis.attention.figure import POSITIVE, SIGNED, draw_rows
+from ravlt.analysis.attention.map import Seen, by_heads, describe, look, put_core
+from ravlt.analysis.attention.rank_study import load_subject
 from ravlt.models import RAVLT
 
 

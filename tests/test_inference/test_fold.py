@@ -15,11 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import ravlt
 from helpers.backbones import build, error, images, randomize
 from helpers.reference_ravlt import ReferenceRAVLT
-from ravlt.engine.hooks import HOOKS
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import DeployHook
 from ravlt.models.attention import CORES
 from ravlt.models.ravlt import Block, GatedAttention
+from ravlt.training.curves import HOOKS
 from ravlt.weights.checkpoint import load_pretrained
 
 DEFAULT = ("rala", "rala", "softmax", "softmax")

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.backbones import build, images
 from helpers.largest_tensor import largest
 from helpers.reference_ravlt import ReferenceRAVLT
-from ravlt.analysis.timing import saved_bytes
+from ravlt.analysis.speed.timing import saved_bytes
 from ravlt.inference.tiled import Workspace, forward_stage_tiled
 from ravlt.models.attention import CORES, build_core
 

@@ -380,7 +380,7 @@ NETWORK = {
             "test_classifier.py::test_timm_lists_them",
         ),
     ],
-    "engine/layer_decay.py": [
+    "training/layer_decay.py": [
         (
             "heads decay, too",
             "(num_layers - 1 - depth)",

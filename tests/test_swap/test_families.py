@@ -4,7 +4,7 @@ import pytest
 
 from helpers.swap_configs import load
 from ravlt import swap_backbone
-from ravlt.analysis.trial import try_model
+from ravlt.swap.trial import try_model
 
 pytestmark = pytest.mark.integration
 

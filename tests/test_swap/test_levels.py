@@ -159,8 +159,7 @@ def test_a_backbone_that_cannot_be_built():
     with pytest.raises(RAVLTError) as error:
         ask(dict(type="mmpretrain.NoSuchNet"))
     assert str(error.value).startswith(
-        "The backbone mmpretrain.NoSuchNet cannot run here, so that what it gives is "
-        "not known ("
+        "The backbone NoSuchNet cannot run here, so that what it gives is not known ("
     )
 
 

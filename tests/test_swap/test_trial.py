@@ -6,7 +6,7 @@ import pytest
 
 from helpers.swap_configs import RETINANET, load
 from ravlt import RAVLTError, swap_backbone
-from ravlt.analysis.trial import try_model
+from ravlt.swap.trial import try_model
 
 
 def test_a_loss_that_is_not_finite_is_an_error():

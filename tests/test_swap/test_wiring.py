@@ -18,7 +18,7 @@ from helpers.swap_configs import (
     swapped,
 )
 from ravlt import RAVLTError, swap_backbone
-from ravlt.analysis.trial import try_model
+from ravlt.swap.trial import try_model
 
 WANTED = {
     # A pyramid from stride 8 on: the first stage's output is not made.

@@ -4,7 +4,6 @@ import contextlib
 import pickle
 import random
 import resource
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +108,6 @@ HUGE = {
     "storage": claim(TERA, (TERA,), (1,)),
     "a little more": claim(5, (5,), (1,)),
     "view": claim(4, (TERA,), (1,)),
-    "stride 0": claim(4, (TERA,), (0,)),
-    "overlap": claim(4, (TERA, 2), (0, 1)),
-    "many": [claim(4, (10**8,), (0,))] * 11,
     "array": Call(np.ndarray, (TERA,)),
 }
 
@@ -140,24 +136,6 @@ def test_absurd_size_before_torch_1_6(tmp_path):
     assert code.count(b"K\x63") == 2  # the storage's and the tensor's
     path.write_bytes(code.replace(b"K\x63", b"\x8a\x05\x00\x10\xa5\xd4\xe8"))  # 1e12
     with pytest.raises(RAVLTError, match=r"Cannot read checkpoint .*huge\.pth"):
-        read_checkpoint(path)
-
-
-def test_bombs(tmp_path):
-    """One file of 100 kB unpacks to 100 MB; the members of another overlap."""
-    path = tmp_path / "bomb.pth"
-    content = pickled({"w": claim(25_000_000, (25_000_000,), (1,))})
-    write_archive(path, content, bytes(10**8), zipfile.ZIP_DEFLATED)
-    assert path.stat().st_size < 200_000
-    before = peak()
-    with pytest.raises(RAVLTError, match=r"bomb\.pth': its contents are larger than"):
-        read_checkpoint(path)
-    assert peak() - before < 50_000
-    write_archive(path, content, bytes(10**6))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.filelist += [archive.getinfo("a/data/0")] * 3
-        archive.writestr("a/last", "")
-    with pytest.raises(RAVLTError, match=r"bomb\.pth': its contents are larger than"):
         read_checkpoint(path)
 
 

@@ -11,9 +11,15 @@ import time
 
 import torch
 
-from ravlt.analysis.macs import count_macs
-from ravlt.analysis.parts import timed_children
-from ravlt.analysis.report import draw, growth, markdown_table, write_csv
+from ravlt.analysis.costs.macs import count_macs
+from ravlt.analysis.speed.report import draw, growth, markdown_table, write_csv
+from ravlt.analysis.speed.timing import (
+    describe_machine,
+    matmul_rate,
+    measure_times,
+    peak_memory,
+    saved_bytes,
+)
 from ravlt.analysis.subjects import (
     autocast_to,
     build_subject,
@@ -21,17 +27,10 @@ from ravlt.analysis.subjects import (
     make_run,
     make_step,
 )
-from ravlt.analysis.timing import (
-    describe_machine,
-    matmul_rate,
-    measure_times,
-    peak_memory,
-    saved_bytes,
-)
-from ravlt.engine.cli import run_cli
 from ravlt.errors import RAVLTError
 from ravlt.inference.fold import switch_to_deploy
 from ravlt.models import RAVLT
+from ravlt.training.cli import run_cli
 
 DTYPES = {
     "float32": torch.float32,
@@ -116,10 +115,7 @@ def measure(args: argparse.Namespace) -> dict:
     if args.train:
         with precision:
             row["saved_mb"] = in_mb(saved_bytes(step, model))
-    if is_config(name):
-        with timed_children(model) as row["parts"]:
-            run()
-    else:
+    if not is_config(name):
         row |= count(name, size, args.batch)
     return row | {"machine": describe_machine(device)}
 
@@ -195,9 +191,6 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
     for key, title in (("seconds", "Time"), ("peak_mb", "Memory")):
         slopes = growth(rows, key).items()
         lines += [f"{title} of {n} grows with pixels^{s:.3f}." for n, s in slopes]
-    for row in rows:
-        for part, seconds in row.get("parts", {}).items():
-            lines.append(f"{row['model']} at {row['size']}: {part} {seconds:.3f} s")
     print("\n".join(lines))
     if not args.out:
         return

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Draws the images of a config's data set as training sees them, with their labels."""
+"""Draws the images of a config's data set as training sees them, with their labels.
+
+One tool for both hosts: mmseg 1.2's own fails with present versions of OpenCV.
+"""
 
 import argparse
 import os
@@ -7,10 +10,10 @@ import os
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
 import ravlt  # noqa: F401 (registers what configs name)
-from ravlt.engine.cli import run_cli
-from ravlt.engine.config import load_config
-from ravlt.engine.data import set_data_root
+from ravlt.config import load_config
+from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Shows which classes a segmentor takes for which, from predictions of tools/test.py.
 
-For detectors, MMDetection's own tool takes the .pkl file of ``tools/test.py --out``.
+mmseg 1.2's own tool subtracts 1 from labels that its loader has reduced already
+(ADE20K). For detectors, mmdet's takes the .pkl file of ``tools/test.py --out``.
 """
 
 import argparse
@@ -14,10 +15,10 @@ from PIL import Image
 
 import ravlt  # noqa: F401 (registers what configs name)
 from ravlt.analysis.confusion import count_confusion, draw_confusion
-from ravlt.engine.cli import is_segmentation, run_cli
-from ravlt.engine.config import load_config
-from ravlt.engine.data import set_data_root
+from ravlt.config import is_segmentation, load_config
+from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,8 +3,8 @@
 
 import argparse
 
-from ravlt.analysis.costs import costs_of
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.costs.count import costs_of
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

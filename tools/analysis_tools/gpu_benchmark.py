@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ravlt.analysis.gpu.journal import Journal, read_rows, run_cases
-from ravlt.analysis.gpu.models import (
+from ravlt.analysis.speed.gpu.journal import Journal, read_rows, run_cases
+from ravlt.analysis.speed.gpu.models import (
     FULL_INFERENCE,
     FULL_TRAINING,
     QUICK_INFERENCE,
@@ -20,11 +20,11 @@ from ravlt.analysis.gpu.models import (
     backbone_cases,
     training_cases,
 )
-from ravlt.analysis.gpu.ops import FULL, QUICK, op_cases
-from ravlt.analysis.gpu.table import PARTS, render
-from ravlt.analysis.timing import describe_machine
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.speed.gpu.ops import FULL, QUICK, op_cases
+from ravlt.analysis.speed.gpu.table import PARTS, render
+from ravlt.analysis.speed.timing import describe_machine
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
 # Seconds: under ten minutes in all.
@@ -120,7 +120,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
 
 def test_command(path: Path, seconds: float) -> list[str]:
     """Return the command of the tests that need a GPU."""
-    plugin = ["-p", "ravlt.analysis.gpu.recorder", "--journal", str(path)]
+    plugin = ["-p", "ravlt.analysis.speed.gpu.recorder", "--journal", str(path)]
     options = ["-m", "gpu or kernels", "--continue-on-collection-errors"]
     command = [sys.executable, "-m", "pytest", *options, *plugin]
     return [*command, "--seconds", str(seconds)]

@@ -5,9 +5,9 @@ import argparse
 from pathlib import Path
 
 import ravlt  # noqa: F401 (registers the classifiers)
-from ravlt.analysis.zoo import zoo_rows, zoo_table
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.costs.zoo import zoo_rows, zoo_table
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,10 +7,14 @@ import sys
 
 import torch
 
-from ravlt.analysis.rank_report import attention_table, rank_table, write_study
-from ravlt.analysis.rank_study import find_images, load_subject, study
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.attention.rank_report import (
+    attention_table,
+    rank_table,
+    write_study,
+)
+from ravlt.analysis.attention.rank_study import find_images, load_subject, study
 from ravlt.errors import RAVLTError
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from ravlt.analysis.attention_figure import draw_rows
-from ravlt.analysis.attention_map import HEADS, by_heads, describe, look, put_core
-from ravlt.analysis.rank_study import load_subject, read_image
-from ravlt.engine.cli import run_cli
+from ravlt.analysis.attention.figure import draw_rows
+from ravlt.analysis.attention.map import HEADS, by_heads, describe, look, put_core
+from ravlt.analysis.attention.rank_study import load_subject, read_image
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
+from ravlt.training.cli import run_cli
 
 
 def parse_args() -> argparse.Namespace:

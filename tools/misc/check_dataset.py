@@ -12,11 +12,12 @@ import sys
 from collections import Counter
 
 import ravlt  # noqa: F401 (registers what configs name)
-from ravlt.datasets.problems import ERROR, report_lines
-from ravlt.engine.cli import add_config_arguments, run_cli
-from ravlt.engine.config import load_config
-from ravlt.engine.data import check_all_data, set_data_root
-from ravlt.engine.storage import write_new
+from ravlt.config import load_config
+from ravlt.data.check.problems import ERROR, report_lines
+from ravlt.data.check.run import check_all_data
+from ravlt.data.root import set_data_root
+from ravlt.storage import write_new
+from ravlt.training.cli import add_config_arguments, run_cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,8 +13,8 @@ import sys
 
 import torch
 
-from ravlt.engine.cli import run_cli
-from ravlt.engine.storage import write_new
+from ravlt.storage import write_new
+from ravlt.training.cli import run_cli
 from ravlt.weights.checkpoint import read_checkpoint, state_dict_of
 
 

@@ -4,9 +4,9 @@
 import argparse
 import os
 
-from ravlt.engine.cli import run_cli
-from ravlt.engine.config import load_config
-from ravlt.engine.storage import save_new
+from ravlt.config import load_config
+from ravlt.storage import save_new
+from ravlt.training.cli import run_cli
 from ravlt.weights.convert import convert_released
 
 

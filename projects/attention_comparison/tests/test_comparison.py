@@ -21,7 +21,7 @@ from comparison import (
 from comparison_report import summarise
 from cue import CUE_COLUMNS, OBJECT_COLUMNS, SIZE, write_cue
 from helpers.tool_runs import ROOT, SEG, Run
-from ravlt.analysis.samples import make_batch
+from ravlt.data.random_batch import make_batch
 from ravlt.models import GatedAttention
 from ravlt.models.attention import CORES
 

@@ -1,0 +1,91 @@
+"""The paper's sizes and costs beside ours, model by model."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+
+from .count import Cost, costs_of, count_costs
+
+_FLOPS = re.compile(r"FLOPs \(G, (\d+)x(\d+), without attention products\)")
+_HEADER = (
+    "| model | size | params (M) | paper | G, no attention | paper | off by | "
+    "G, everything |"
+)
+# What the paper rounds: whole millions; tenths of G on ImageNet, else whole G.
+DENSE_TOLERANCE, IMAGENET_TOLERANCE = 0.01, 0.025
+
+
+@dataclass
+class Row:
+    """A model: what the paper says of it, and what is counted."""
+
+    name: str
+    size: tuple[int, int]
+    paper_params: float
+    paper_flops: float
+    cost: Cost
+
+    @property
+    def params(self) -> int:
+        """Parameters in millions, rounded as in the paper."""
+        return round(self.cost.params / 1e6)
+
+    @property
+    def deviation(self) -> float:
+        """Of the multiply-adds without attention, relative to the paper's."""
+        return self.cost.macs_without_attention / 1e9 / self.paper_flops - 1
+
+    @property
+    def agrees(self) -> bool:
+        """Whether parameters are the paper's, and multiply-adds as good as."""
+        bound = IMAGENET_TOLERANCE if self.size == (224, 224) else DENSE_TOLERANCE
+        return self.params == self.paper_params and abs(self.deviation) <= bound
+
+
+def zoo_rows(configs: str, arch_sizes: str = "tsbl") -> Iterator[Row]:
+    """Counts every model that has the paper's numbers in a metafile.
+
+    Args:
+        configs: Folder of the configs and their metafiles.
+        arch_sizes: Letters of the sizes wanted.
+    """
+    for path in sorted(Path(configs).glob("*/metafile.yml")):
+        for model in yaml.safe_load(path.read_text())["Models"]:
+            for key, flops in model["Metadata"].items():
+                match = _FLOPS.fullmatch(key)
+                size = re.search(r"ravlt[-_]([tsbl])(?=[-_.])", model["Name"])
+                if not match or size[1] not in arch_sizes:
+                    continue
+                shape = (int(match[1]), int(match[2]))
+                yield Row(
+                    model["Name"],
+                    shape,
+                    model["Metadata"]["Parameters (M)"],
+                    flops,
+                    _cost(model, Path(configs), shape),
+                )
+
+
+def zoo_table(rows: list[Row]) -> str:
+    """Sets rows in a Markdown table."""
+    lines = [_HEADER, "|" + "---|" * 8]
+    for row in rows:
+        lines.append(
+            f"| {row.name} | {row.size[0]} x {row.size[1]} "
+            f"| {row.cost.params / 1e6:.3f} | {row.paper_params} "
+            f"| {row.cost.macs_without_attention / 1e9:.2f} | {row.paper_flops} "
+            f"| {row.deviation:+.1%} | {row.cost.macs / 1e9:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _cost(model: dict, configs: Path, size: tuple[int, int]) -> Cost:
+    if "Config" in model:
+        return costs_of(str(configs.parent / model["Config"]), size)["total"]
+    with torch.device("meta"):  # a classifier, known to timm
+        return count_costs(timm.create_model(model["Name"]), size)["total"]

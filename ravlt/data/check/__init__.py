@@ -1,0 +1,1 @@
+"""Checks of a user's data: annotations, images, label maps."""

@@ -1,1 +1,0 @@
-"""What surrounds a training run: hooks, checks before it starts, command lines."""

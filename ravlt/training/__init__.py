@@ -1,0 +1,1 @@
+"""Training runs: command lines, and what protects and records a run."""

@@ -1,0 +1,149 @@
+"""When a checkpoint is written, and when an old one may go."""
+
+import os
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.registry import HOOKS
+
+from ravlt.storage import remove_partial
+from ravlt.training.guards.signals import (
+    Agreement,
+    Terminated,
+    is_requested,
+    shield_workers,
+)
+
+INTERRUPTED = "interrupted.pth"
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """CheckpointHook that loses nothing to a machine that is taken away.
+
+    It deletes an old checkpoint only after the new one is written; mmengine deletes
+    first, so that a kill in between leaves nothing. At a SIGTERM (see
+    :func:`ravlt.training.guards.signals.noticing_sigterm`) it writes
+    ``interrupted.pth`` and ends the run; the next regular checkpoint removes that file.
+    Takes the same arguments.
+    """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if isinstance(self.file_backend, LocalBackend):
+            self.file_backend = _DeferredRemoval()
+            if is_main_process():
+                remove_partial(self.out_dir)
+        # As if this run had written it: an evaluation brings it up to date.
+        self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
+        self._agreed = Agreement()
+        if runner.val_loop is not None:
+            shield_workers(runner.val_loop.dataloader)
+
+    def after_train_iter(self, runner, batch_idx: int, *args, **kwargs) -> None:
+        super().after_train_iter(runner, batch_idx, *args, **kwargs)
+        if self._agreed():
+            self._stop(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner, batch_idx: int, *args, **kwargs) -> None:
+        # Every process by itself: they may have different numbers of batches, and
+        # none needs another to write what training left.
+        if is_requested():
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # the trained weights again
+            self._stop(runner, runner.iter)
+
+    def after_val_epoch(self, runner, metrics) -> None:
+        # Told before the checkpoint is written anew with a best score.
+        runner.message_hub.update_info("evaluated", runner.iter)
+        super().after_val_epoch(runner, metrics)
+
+    def _save_checkpoint(self, runner) -> None:
+        super()._save_checkpoint(runner)
+        self._remove_replaced()
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_replaced()
+
+    def after_train(self, runner) -> None:
+        super().after_train(runner)
+        if self.save_last:  # the last one may be of an earlier run
+            self._remove_interim()
+            self._remove_replaced()
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._remove_interim()
+
+    def _remove_interim(self) -> None:
+        path = self.file_backend.join_path(self.out_dir, INTERRUPTED)
+        if is_main_process() and self.file_backend.exists(path):
+            self.file_backend.remove(path)
+
+    def _remove_replaced(self) -> None:
+        if isinstance(self.file_backend, _DeferredRemoval):
+            best = getattr(self, "best_ckpt_path", None)
+            several = getattr(self, "best_ckpt_path_dict", {})
+            self.file_backend.flush(keep={self.last_ckpt, best, *several.values()})
+
+    def _stop(self, runner, iteration: int) -> None:
+        runner.save_checkpoint(
+            self.out_dir,
+            INTERRUPTED,
+            self.file_client_args,
+            meta=dict(epoch=runner.epoch, iter=iteration),
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
+        path = self.file_backend.join_path(self.out_dir, INTERRUPTED)
+        if is_main_process():
+            with open(os.path.join(runner.work_dir, "last_checkpoint"), "w") as file:
+                file.write(path)
+        raise Terminated(
+            f"stopped by SIGTERM after iteration {iteration}, saved as '{path}': "
+            f"continue with --resume and the same --work-dir."
+        )
+
+
+class _DeferredRemoval(LocalBackend):
+    """Remembers what to delete, and deletes it when asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._doomed: list[str] = []
+
+    def remove(self, filepath) -> None:
+        self._doomed.append(str(filepath))
+
+    def flush(self, keep: set) -> None:
+        for path in self._doomed:
+            # A resumed run may have just written a file under the old name.
+            if path in keep:
+                continue
+            if os.path.isfile(path):
+                os.remove(path)
+        self._doomed.clear()
+
+
+@HOOKS.register_module()
+class MissedEvaluationHook(Hook):
+    """Makes up for an evaluation that belongs to the checkpoint a run resumes from.
+
+    A checkpoint is written before its evaluation; mmengine goes on after it, so that a
+    kill while evaluating would cost its metrics, and perhaps the best checkpoint.
+    """
+
+    priority = "LOWEST"  # when all others are ready
+
+    def before_train(self, runner) -> None:
+        """Evaluates, if that is due and has not been done."""
+        if (
+            runner.iter > 0
+            and runner.val_loop is not None
+            and getattr(runner.train_loop, "evaluation_is_due", False)
+            and runner.message_hub.runtime_info.get("evaluated") != runner.iter
+        ):
+            runner.val_loop.run()

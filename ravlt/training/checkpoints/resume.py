@@ -1,0 +1,130 @@
+"""Which checkpoint a run goes on from: the newest that is intact."""
+
+import logging
+import os
+import re
+import zipfile
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ravlt.errors import RAVLTError
+from ravlt.weights.checkpoint import read_checkpoint
+
+from .hook import INTERRUPTED
+
+_CHECKPOINT = re.compile(rf"(epoch|iter)_.*\.pth|{re.escape(INTERRUPTED)}")
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Makes a run continue an earlier one.
+
+    A config without a seed takes the earlier run's: it decides the order of the
+    images.
+
+    Args:
+        cfg: Config with its ``work_dir``, changed in place.
+        resume: None for a new run, ``'auto'`` for the newest intact checkpoint in the
+            work directory (a new run if there is none at all), or a checkpoint.
+
+    Raises:
+        RAVLTError: If the named checkpoint does not exist or is broken, or every one
+            in the work directory is.
+    """
+    if resume is None:
+        return
+    if resume == "auto":
+        path, seed = _newest_intact(cfg.work_dir)
+    elif "://" in resume:
+        path, seed = resume, None
+    elif os.path.exists(resume):
+        path, seed = resume, _read_seed(resume)
+    else:
+        raise RAVLTError(
+            f"--resume '{resume}' does not exist; name a checkpoint, or use --resume "
+            f"for the latest in the work directory."
+        )
+    if path is None:
+        return
+    cfg.resume, cfg.load_from = True, path
+    randomness = cfg.get("randomness") or {}
+    if seed is not None and randomness.get("seed") is None:
+        cfg.randomness = {**randomness, "seed": seed}
+
+
+def _newest_intact(work_dir: str) -> tuple[str | None, int | None]:
+    """Gives a checkpoint and the seed of its run."""
+    broken = []
+    for path in _candidates(work_dir):
+        try:
+            seed = _read_seed(path)
+        except RAVLTError as error:
+            broken.append(str(error).rstrip("."))
+            continue
+        if broken:
+            print_log(
+                f"Resuming from '{path}': {'; '.join(broken)}.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        return path, seed
+    if broken:
+        raise RAVLTError(
+            f"No checkpoint in '{work_dir}' is intact: {'; '.join(broken)}; restore "
+            f"one, or begin anew without --resume."
+        )
+    return None, None
+
+
+def _candidates(work_dir: str) -> list[str]:
+    """The checkpoint that mmengine points to, then all others from the newest on."""
+    paths, folder = [], work_dir
+    pointer = os.path.join(work_dir, "last_checkpoint")
+    if os.path.isfile(pointer):
+        with open(pointer) as file:
+            path = file.read().strip()
+        # A kill may have left it empty.
+        if path.endswith(".pth") and os.path.exists(path):
+            paths, folder = [path], os.path.dirname(path)
+    if os.path.isdir(folder):
+        others = [
+            entry.path
+            for entry in os.scandir(folder)
+            if _CHECKPOINT.fullmatch(entry.name)
+        ]
+        paths += sorted(others, key=os.path.getmtime, reverse=True)
+    return list(dict.fromkeys(paths))
+
+
+def _read_seed(path: str) -> int | None:
+    """Reads a checkpoint of a run to the end.
+
+    Raises:
+        RAVLTError: If it is broken, or nothing that a run can go on from.
+    """
+    _check_sums(path)
+    meta = read_checkpoint(path).get("meta", {})
+    if "iter" not in meta:
+        raise RAVLTError(
+            f"'{path}' holds no state of a run; for its weights alone, set load_from."
+        )
+    return meta.get("seed")
+
+
+def _check_sums(path: str) -> None:
+    """Compares the checksums (CRC-32) that a checkpoint has of each of its tensors.
+
+    It is a zip archive; PyTorch writes them, but does not look at them when it loads.
+    """
+    wrong = None
+    try:
+        # One of an old PyTorch is none, and neither is a broken one: reading will tell.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                changed = archive.testzip()
+            wrong = changed and f"{changed} has changed"
+    # A broken archive can trip its reader in any way.
+    except Exception as error:
+        wrong = str(error) or type(error).__name__
+    if wrong:
+        raise RAVLTError(f"'{path}' is damaged ({wrong}); restore it.")

@@ -1,0 +1,153 @@
+"""What the command lines share: arguments in the hosts' dialect, one-line errors."""
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable
+
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+
+from ravlt.config import load_config
+from ravlt.data.root import set_data_root
+from ravlt.env.problems import find_problems, find_warnings
+from ravlt.errors import RAVLTError
+from ravlt.storage import explain_refusal, use_atomic_writes
+from ravlt.training.guards.signals import EXIT_STATUS, Terminated
+from ravlt.weights.checkpoint import use_safe_loading
+
+
+def run_cli(
+    main: Callable[[], None],
+    remedy: str = "continue with --resume and the same --work-dir",
+) -> None:
+    """Runs a program; what a user can mend is one line and exit status 1.
+
+    A run that SIGTERM ended exits with 143, and also says so in one line.
+
+    Args:
+        main: The program, without arguments.
+        remedy: What to do after an interruption.
+    """
+    problems = find_problems()
+    if problems:
+        sys.exit("\n".join(f"error: {problem}" for problem in problems))
+    if _is_first_process():  # all would say the same
+        for warning in find_warnings():
+            print(f"warning: {warning}", file=sys.stderr)
+    use_safe_loading()
+    use_atomic_writes()
+    try:
+        main()
+        _leave_group()
+    except Terminated as stop:
+        _leave_group()
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_STATUS)
+    except RAVLTError as error:
+        # A data loader's worker wraps the message in a traceback: the last line is it.
+        line = str(error).strip().splitlines()[-1]
+        sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
+    except BaseException as error:
+        refusal = explain_refusal(error)
+        if refusal:
+            sys.exit(f"error: {refusal}")
+        if not _is_interrupt(error):
+            raise
+        sys.exit(f"interrupted: {remedy}.")
+
+
+def _is_first_process() -> bool:
+    """Return whether this is rank 0, as torchrun, Slurm or MPI number the processes."""
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return int(next((os.environ[n] for n in names if n in os.environ), 0)) == 0
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the config, and what to change in it.
+
+    Args:
+        parser: Parser to extend.
+    """
+    parser.add_argument("config", help="config file, or mmdet::... / mmseg::...")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override keys of the config, e.g. train_dataloader.batch_size=4",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that training and testing share.
+
+    Args:
+        parser: Parser to extend.
+    """
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument(
+        "--data-root", help="folder of the data set, in place of the config's"
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    # torchrun and torch.distributed.launch spell it differently.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def read_run_config(args: argparse.Namespace) -> Config:
+    """Reads the config that the shared arguments describe.
+
+    Args:
+        args: What :func:`add_run_arguments` parsed.
+
+    Returns:
+        The config, with ``launcher`` and ``work_dir`` set (command line over config
+        over file name).
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    stem = os.path.splitext(os.path.basename(args.config.rpartition("::")[2]))[0]
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    _check_scope(cfg)
+    _import_ravlt(cfg)
+    return cfg
+
+
+def _leave_group() -> None:
+    # mmengine leaves the group open, and a process that ends with its threads running
+    # may abort. First goes what else holds the group: freed after it, a model may wait
+    # for a thread that waits for Python's lock.
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tells Ctrl-C, also where a bare except of the hosts made another error of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _check_scope(cfg: Config) -> None:
+    if cfg.get("default_scope") not in ("mmdet", "mmseg"):
+        raise RAVLTError(
+            f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor "
+            f"'mmseg'; inherit the host's default_runtime.py."
+        )
+
+
+def _import_ravlt(cfg: Config) -> None:
+    """Makes the config that a run leaves behind work in the hosts' own tools, too."""
+    custom = cfg.get("custom_imports") or {}
+    imports = custom.get("imports") or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if "ravlt" not in imports:
+        cfg.custom_imports = {**custom, "imports": [*imports, "ravlt"]}

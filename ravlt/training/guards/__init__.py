@@ -1,0 +1,1 @@
+"""Guards: against losses that are not finite, and against SIGTERM."""
