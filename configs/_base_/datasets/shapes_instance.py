@@ -1,4 +1,4 @@
-# The built-in shapes, for detection: ravlt.data.shapes.dataset writes them.
+# The built-in shapes, for detection: ravlt.data.shapes writes them.
 dataset_type = "CocoDataset"
 data_root = "data/shapes"
 metainfo = dict(classes=("disk", "square", "triangle", "star", "cross"))

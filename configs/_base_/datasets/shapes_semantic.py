@@ -1,4 +1,4 @@
-# The built-in shapes, for segmentation: ravlt.data.shapes.dataset writes them.
+# The built-in shapes, for segmentation: ravlt.data.shapes writes them.
 dataset_type = "BaseSegDataset"
 data_root = "data/shapes"
 metainfo = dict(
