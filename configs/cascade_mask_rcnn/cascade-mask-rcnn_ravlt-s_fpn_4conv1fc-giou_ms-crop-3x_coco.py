@@ -1,9 +1,10 @@
 # ConvNeXt's config has the head (three stages of 4conv1fc with SyncBN, GIoU weighted
 # 10 on decoded boxes), the multi-scale crops and the 36 epochs that RAVLT uses.
-_base_ = (
+_base_ = [
     "mmdet::convnext/"
-    "cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py"
-)
+    "cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py",
+    "../_base_/schedules/no_decay.py",
+]
 
 custom_imports = dict(imports=["ravlt"])
 checkpoint_file = (
@@ -28,12 +29,7 @@ optim_wrapper = dict(
     dtype="float16",
     loss_scale="dynamic",
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        # A deviation: the paper's runs decay biases and layer scales.
-        bias_decay_mult=0.0,
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
-    ),
+    paramwise_cfg=_base_.no_decay,
 )
 
 param_scheduler = [

@@ -1,5 +1,8 @@
 # Swin's config has the multi-scale crops and the 36 epochs that RAVLT uses.
-_base_ = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py"
+_base_ = [
+    "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py",
+    "../_base_/schedules/no_decay.py",
+]
 
 custom_imports = dict(imports=["ravlt"])
 checkpoint_file = (
@@ -23,12 +26,7 @@ optim_wrapper = dict(
     dtype="float16",
     loss_scale="dynamic",
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        # A deviation: the paper's runs decay biases and layer scales.
-        bias_decay_mult=0.0,
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
-    ),
+    paramwise_cfg=_base_.no_decay,
 )
 
 param_scheduler = [

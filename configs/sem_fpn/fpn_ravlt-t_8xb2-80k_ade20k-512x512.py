@@ -2,6 +2,7 @@ _base_ = [
     "mmseg::_base_/models/fpn_r50.py",
     "../_base_/datasets/ade20k_8xb2.py",
     "mmseg::_base_/schedules/schedule_80k.py",
+    "../_base_/schedules/no_decay.py",
     "mmseg::_base_/default_runtime.py",
 ]
 
@@ -28,12 +29,7 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=1e-4),
-    paramwise_cfg=dict(
-        # A deviation: the paper's runs decay everything.
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
-    ),
+    paramwise_cfg=_base_.no_decay,
 )
 
 param_scheduler = [

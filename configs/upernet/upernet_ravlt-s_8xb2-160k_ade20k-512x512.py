@@ -2,6 +2,7 @@ _base_ = [
     "mmseg::_base_/models/upernet_r50.py",
     "../_base_/datasets/ade20k_8xb2.py",
     "mmseg::_base_/schedules/schedule_160k.py",
+    "../_base_/schedules/no_decay.py",
     "mmseg::_base_/default_runtime.py",
 ]
 
@@ -32,12 +33,7 @@ optim_wrapper = dict(
     dtype="float16",
     loss_scale=512.0,
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        # A deviation: the paper's runs decay biases and layer scales.
-        bias_decay_mult=0.0,
-        custom_keys=dict(gamma_1=dict(decay_mult=0.0), gamma_2=dict(decay_mult=0.0)),
-    ),
+    paramwise_cfg=_base_.no_decay,
 )
 
 param_scheduler = [
