@@ -1,38 +1,10 @@
-# ConvNeXt's config has the head (three stages of 4conv1fc with SyncBN, GIoU weighted
-# 10 on decoded boxes), the multi-scale crops and the 36 epochs that RAVLT uses.
-_base_ = [
-    "mmdet::convnext/"
-    "cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py",
-    "../_base_/schedules/no_decay.py",
-]
+_base_ = "./cascade-mask-rcnn_ravlt-t_fpn_4conv1fc-giou_ms-crop-3x_coco.py"
 
-custom_imports = dict(imports=["ravlt"])
 checkpoint_file = (
     "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/RAVLT_S.pth"  # ImageNet-1k
 )
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="RAVLT",
-        arch="s",
-        norm_cfg=dict(type="SyncBN", requires_grad=True),
-        init_cfg=dict(type="Pretrained", checkpoint=checkpoint_file),
-    ),
+    backbone=dict(arch="s", init_cfg=dict(checkpoint=checkpoint_file)),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-
-# ConvNeXt decays the lr by layer; RAVLT has one lr for all.
-optim_wrapper = dict(
-    _delete_=True,
-    type="AmpOptimWrapper",
-    dtype="float16",
-    loss_scale="dynamic",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=_base_.no_decay,
-)
-
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type="MultiStepLR", begin=0, end=36, milestones=[27, 33], gamma=0.1),
-]

@@ -1,11 +1,12 @@
-_base_ = "./upernet_ravlt-s_8xb2-160k_ade20k-512x512.py"
-
-checkpoint_file = (
-    "https://huggingface.co/aldjalkdf/RAVLT/resolve/main/RAVLT_T.pth"  # ImageNet-1k
-)
+_base_ = [
+    "../_base_/models/upernet_ravlt-t.py",
+    "../_base_/datasets/ade20k_8xb2.py",
+    "../_base_/schedules/upernet_160k.py",
+    "mmseg::_base_/default_runtime.py",
+]
 
 model = dict(
-    backbone=dict(arch="t", init_cfg=dict(checkpoint=checkpoint_file)),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=150),
+    auxiliary_head=dict(num_classes=150),
 )
