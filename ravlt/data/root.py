@@ -22,10 +22,15 @@ def set_data_root(cfg: Config, root: str) -> None:
             dataset["data_root"] = root
     for split in ("val", "test"):
         for evaluator in find_evaluators(cfg, split):
-            path = evaluator.get("ann_file")
-            for prefix in old:
-                folder = os.path.join(prefix, "")
-                if path and path.startswith(folder):
-                    relative = path[len(folder) :].lstrip("/")
-                    evaluator["ann_file"] = os.path.join(root, relative)
-                    break
+            for key in ("ann_file", "seg_prefix"):
+                if evaluator.get(key):
+                    evaluator[key] = _moved(evaluator[key], old, root)
+
+
+def _moved(path: str, old: list[str], root: str) -> str:
+    """Return a path with the first of the old roots that it lies in replaced."""
+    for prefix in old:
+        folder = os.path.join(prefix, "")
+        if path.startswith(folder):
+            return os.path.join(root, path[len(folder) :].lstrip("/"))
+    return path

@@ -72,6 +72,22 @@ def test_data_root_and_evaluators(old):
     ]
 
 
+def test_data_root_and_panoptic_label_maps():
+    cfg = Config(
+        dict(
+            val_dataloader=dict(dataset=inner("data/coco/")),
+            val_evaluator=dict(
+                type="CocoPanopticMetric",
+                ann_file="data/coco/annotations/panoptic_val2017.json",
+                seg_prefix="data/coco/annotations/panoptic_val2017/",
+            ),
+        )
+    )
+    set_data_root(cfg, "new")
+    assert cfg.val_evaluator.ann_file == "new/annotations/panoptic_val2017.json"
+    assert cfg.val_evaluator.seg_prefix == "new/annotations/panoptic_val2017/"
+
+
 def test_data_root_without_data_or_evaluators():
     cfg = Config(dict(val_evaluator=None, train_dataloader=None))
     set_data_root(cfg, "new")
