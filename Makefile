@@ -24,7 +24,7 @@ help:
 	@echo "make mutations    deliberate faults, each of which a test has to find"
 	@echo "make benchmark    time and memory beside peers (2 CPU cores: about 15 min)"
 	@echo "make gpu          tests and measurements on a GPU (at most 10 min); PART=tests|ops|backbones|training, OUT=folder"
-	@echo "make zoo          the paper's 25 models, counted beside its tables (3 min)"
+	@echo "make zoo          the 43 models of docs/model_zoo.md, counted (6 min)"
 	@echo "make env          set up .venv only (2 min and the download of torch); OPS=compiled, STACK=onedl"
 	@echo "make wheelhouse   everything that make env installs, as wheels for a machine without network"
 	@echo "make lint         style checks"

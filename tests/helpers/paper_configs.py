@@ -19,21 +19,11 @@ from ravlt.models.archs import ARCHS
 
 CROP = (50, 61)  # image size of segmentors when a model runs
 
-PATHS = sorted(
+CONFIGS = sorted(
     path
     for path in ROOT.glob("configs/**/*.py")
     if not {"_base_", "own_data", "quickstart"} & set(path.parts)
 )
-
-
-def name_of(path: Path) -> str:
-    return path.stem
-
-
-def paths_of(part: str) -> list[Path]:
-    return [path for path in PATHS if part in path.stem]
-
-
 # {method}_ravlt-{size}[-linear][_{neck}][_{head}]_{training}_{dataset}[-{crop}]
 NAME = re.compile(
     r"(?P<method>[a-z-]+)_ravlt-(?P<size>[tsbl])(?P<linear>-linear)?"
@@ -42,6 +32,16 @@ NAME = re.compile(
     r"(?:(?P<epochs>[13])x|(?P<iters>\d+)k)"
     r"_(?P<dataset>coco|ade20k)(?:-(?P<crop>\d+x\d+))?"
 )
+# The configs with a recipe of the paper.
+PATHS = [path for path in CONFIGS if NAME.fullmatch(path.stem)]
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+def paths_of(part: str) -> list[Path]:
+    return [path for path in PATHS if part in path.stem]
 
 
 @dataclass

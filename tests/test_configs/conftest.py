@@ -1,4 +1,4 @@
-"""What the tests of the configs share: each config in turn, in its host's scope."""
+"""Each config of the paper in turn, in its host's scope."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,5 @@ from helpers.paper_configs import NAME, PATHS, Case, load, name_of
 @pytest.fixture(scope="module", params=PATHS, ids=name_of)
 def case(request) -> Iterator[Case]:
     cfg = load(request.param)
-    match = NAME.fullmatch(request.param.stem)
-    assert match, f"{request.param.name} does not follow the grammar"
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        yield Case(request.param, cfg, match.groupdict())
+        yield Case(request.param, cfg, NAME.fullmatch(request.param.stem).groupdict())

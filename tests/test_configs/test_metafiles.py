@@ -7,7 +7,7 @@ from urllib.parse import urlparse
 import pytest
 import yaml
 
-from helpers.paper_configs import PATHS
+from helpers.paper_configs import CONFIGS
 from helpers.tool_runs import ROOT
 
 METAFILES = sorted(ROOT.glob("configs/*/metafile.yml"))
@@ -43,7 +43,7 @@ def test_the_index_imports_every_metafile():
 def test_every_config_is_in_one_metafile():
     listed = [entry["Config"] for _, entry in MODELS if "Config" in entry]
     assert sorted(listed) == sorted(
-        str(path.relative_to(ROOT)) for path in [*PATHS, *QUICKSTART]
+        str(path.relative_to(ROOT)) for path in [*CONFIGS, *QUICKSTART]
     )
 
 
@@ -66,6 +66,15 @@ def test_row(path, entry):
         assert config.name in page
     source = entry["Metadata"]["Results Source"]
     kind = source.split()[0].rstrip(",").lower()
+    stated = [
+        value
+        for key, value in entry["Metadata"].items()
+        if key.startswith(("Parameters", "FLOPs"))
+    ]
+    if stated:
+        mark = entry.get("Weights", f"]({entry['Name']}.py)")
+        (line,) = [x for x in page.splitlines() if mark in x]
+        assert all(f"| {value} |" in line for value in stated)
     if kind == "none":
         assert "Results" not in entry
         assert "Weights" not in entry
@@ -80,9 +89,6 @@ def test_row(path, entry):
         assert "| paper |" in line
         for result in entry["Results"]:
             for value in result["Metrics"].values():
-                assert f"| {value} |" in line
-        for key, value in entry["Metadata"].items():
-            if key.startswith(("Parameters", "FLOPs")):
                 assert f"| {value} |" in line
     else:
         assert kind == "ours"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Counts every model of the paper and sets it beside the paper's numbers."""
+"""Count every model of the zoo, beside the paper's numbers where it has them."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,7 @@ def main() -> None:
     print(zoo_table(rows))
     off = [row.name for row in rows if not row.agrees]
     if off:
-        raise RAVLTError(f"These models differ from the paper: {', '.join(off)}.")
+        raise RAVLTError(f"These models differ from their metafiles: {', '.join(off)}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's sizes and costs beside ours, model by model."""
+"""Sizes and costs of the models, counted, beside the paper's where it has them."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,14 @@ DENSE_TOLERANCE, IMAGENET_TOLERANCE = 0.01, 0.025
 
 @dataclass
 class Row:
-    """A model: what the paper says of it, and what is counted."""
+    """A model: what its metafile says, from the paper or from here, and the count."""
 
     name: str
     size: tuple[int, int]
-    paper_params: float
-    paper_flops: float
+    stated_params: float
+    stated_flops: float
     cost: Cost
+    in_paper: bool = True
 
     @property
     def params(self) -> int:
@@ -37,24 +38,27 @@ class Row:
 
     @property
     def deviation(self) -> float:
-        """Of the multiply-adds without attention, relative to the paper's."""
-        return self.cost.macs_without_attention / 1e9 / self.paper_flops - 1
+        """Of the multiply-adds without attention, relative to the metafile's."""
+        return self.cost.macs_without_attention / 1e9 / self.stated_flops - 1
 
     @property
     def agrees(self) -> bool:
-        """Whether parameters are the paper's, and multiply-adds as good as."""
+        """Whether parameters are the metafile's, and multiply-adds as good as."""
         bound = IMAGENET_TOLERANCE if self.size == (224, 224) else DENSE_TOLERANCE
-        return self.params == self.paper_params and abs(self.deviation) <= bound
+        return self.params == self.stated_params and abs(self.deviation) <= bound
 
 
-def zoo_rows(configs: str, arch_sizes: str = "tsbl") -> Iterator[Row]:
-    """Counts every model that has the paper's numbers in a metafile.
+def zoo_rows(
+    configs: str, arch_sizes: str = "tsbl", folder: str = "*"
+) -> Iterator[Row]:
+    """Count every model that has numbers in a metafile.
 
     Args:
         configs: Folder of the configs and their metafiles.
         arch_sizes: Letters of the sizes wanted.
+        folder: Pattern of the methods' folders wanted.
     """
-    for path in sorted(Path(configs).glob("*/metafile.yml")):
+    for path in sorted(Path(configs).glob(f"{folder}/metafile.yml")):
         for model in yaml.safe_load(path.read_text())["Models"]:
             for key, flops in model["Metadata"].items():
                 match = _FLOPS.fullmatch(key)
@@ -68,18 +72,21 @@ def zoo_rows(configs: str, arch_sizes: str = "tsbl") -> Iterator[Row]:
                     model["Metadata"]["Parameters (M)"],
                     flops,
                     _cost(model, Path(configs), shape),
+                    model["Metadata"]["Results Source"].startswith("Paper"),
                 )
 
 
 def zoo_table(rows: list[Row]) -> str:
-    """Sets rows in a Markdown table."""
+    """Set rows in a Markdown table; cells of the paper are empty where it has none."""
     lines = [_HEADER, "|" + "---|" * 8]
     for row in rows:
+        paper = (row.stated_params, row.stated_flops, f"{row.deviation:+.1%}")
+        params, flops, off = paper if row.in_paper else ("", "", "")
         lines.append(
             f"| {row.name} | {row.size[0]} x {row.size[1]} "
-            f"| {row.cost.params / 1e6:.3f} | {row.paper_params} "
-            f"| {row.cost.macs_without_attention / 1e9:.2f} | {row.paper_flops} "
-            f"| {row.deviation:+.1%} | {row.cost.macs / 1e9:.2f} |"
+            f"| {row.cost.params / 1e6:.3f} | {params} "
+            f"| {row.cost.macs_without_attention / 1e9:.2f} | {flops} "
+            f"| {off} | {row.cost.macs / 1e9:.2f} |"
         )
     return "\n".join(lines)
 
