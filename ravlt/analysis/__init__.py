@@ -1,1 +1,1 @@
-"""Libraries behind tools/analysis_tools: what a model costs and computes."""
+"""Costs, speed and attention of models: the libraries of tools/analysis_tools."""

@@ -1,4 +1,4 @@
-"""Which classes a segmentor takes for which."""
+"""Confusion matrix of a segmentor."""
 
 from collections.abc import Sequence
 
@@ -8,29 +8,29 @@ import numpy as np
 def count_confusion(
     predicted: np.ndarray, labels: np.ndarray, num_classes: int, ignore: int
 ) -> np.ndarray:
-    """Counts the pixels of one image by label and prediction.
+    """Count the pixels of one image by label and prediction.
 
     Args:
         predicted: Classes of shape (H, W).
         labels: True classes of shape (H, W).
-        num_classes: How many classes there are.
-        ignore: The label that does not count.
+        num_classes: Number of classes.
+        ignore: Label of pixels that are not counted.
 
     Returns:
-        Pixels of shape (classes, classes): row the label, column the prediction.
+        Counts of shape (classes, classes): rows are labels, columns are predictions.
     """
-    known = (labels != ignore) & (labels < num_classes) & (predicted < num_classes)
-    pairs = num_classes * labels[known].astype(np.int64) + predicted[known]
+    valid = (labels != ignore) & (labels < num_classes) & (predicted < num_classes)
+    pairs = num_classes * labels[valid].astype(np.int64) + predicted[valid]
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
 def draw_confusion(path: str, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws the matrix, each row as shares of its label's pixels.
+    """Draw the matrix; a row shows the shares of its label's pixels.
 
     Args:
-        path: New picture.
-        counts: As from :func:`count_confusion`.
+        path: Image file to write.
+        counts: Sum of results of :func:`count_confusion`.
         classes: Names of the classes.
     """
     from matplotlib.figure import Figure  # heavy, and only needed here
@@ -47,8 +47,8 @@ def draw_confusion(path: str, counts: np.ndarray, classes: Sequence[str]) -> Non
                 column, row, f"{share:.0%}", ha="center", va="center", color=color,
                 fontsize=6,
             )  # fmt: skip
-    places = range(len(classes))
-    axes.set_xticks(places, classes, rotation=90, fontsize=6)
-    axes.set_yticks(places, classes, fontsize=6)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=90, fontsize=6)
+    axes.set_yticks(ticks, classes, fontsize=6)
     axes.set(xlabel="predicted", ylabel="labelled")
     figure.savefig(path, dpi=150)

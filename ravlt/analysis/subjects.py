@@ -22,8 +22,8 @@ def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn
         name: One of: ``ravlt_t`` (released attention) or ``ravlt_t:rala``, also with
             four names separated by commas; ``reference_t:rala``, the same network with
             every operator in its plain form; a timm model, built as a feature
-            extractor; a config file (also ``mmdet::...``, ``mmseg::...``), whose whole
-            model is built.
+            extractor; a config file (also ``mmdet::...``, ``mmseg::...``), whose
+            detector or segmentor is built.
         size: Height and width of the images; some timm models need it.
         with_cp: Whether RAVLT recomputes activations in the backward pass.
 
@@ -48,13 +48,13 @@ def build_subject(name: str, size: tuple[int, int], with_cp: bool = False) -> nn
             f"'{name}' is no config file, no timm model and no RAVLT; use a path that "
             f"ends in .py, a name of timm.list_models(), or ravlt_SIZE[:ATTENTION]."
         )
-    with contextlib.suppress(TypeError):  # convolutional networks take any size
+    with contextlib.suppress(TypeError):  # convolutional networks have no img_size
         return timm.create_model(name, features_only=True, img_size=size)
     return timm.create_model(name, features_only=True)
 
 
 class _PlainForms(nn.Module):
-    """A network whose operators run in their plain PyTorch form."""
+    """Wrapper that runs a network with every operator in its plain PyTorch form."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _PlainForms(nn.Module):
 
 
 def is_config(name: str) -> bool:
-    """Return whether a name is that of a config file."""
+    """Return True if a name is the path of a config file."""
     return name.endswith(".py")
 
 
@@ -87,7 +87,8 @@ def make_step(
         size: Height and width of the images.
         train: Whether the call returns a scalar to differentiate (the loss of a host's
             model, the sum of a backbone's features) instead of the output.
-        memory_format: Of a backbone's pixels; whole models prepare their own.
+        memory_format: Memory format of a backbone's input. Models of the hosts prepare
+            their own.
 
     Returns:
         A function without arguments.
@@ -112,7 +113,7 @@ def make_run(
 
     Args:
         step: Result of :func:`make_step`.
-        model: Its model; gradients of the last call are dropped.
+        model: The model that ``step`` calls. A training call first drops its gradients.
         train: Whether ``step`` returns a loss.
         precision: Result of :func:`autocast_to`.
     """
@@ -131,12 +132,12 @@ def make_run(
 
 
 def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
-    """Build autocast for half precision; for float32 it does nothing."""
+    """Return a context of autocast to a dtype, disabled for float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _build_config(name: str) -> nn.Module:
-    from ravlt.config import load_config  # only configs need the hosts
+    from ravlt.config import load_config  # needs the hosts
 
     cfg: Config = load_config(name)
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -157,10 +158,10 @@ def _host_step(
     data["inputs"] = [image.to(device) for image in data["inputs"]]
 
     def step() -> object:
-        ready = model.data_preprocessor(data, train)
+        processed = model.data_preprocessor(data, train)
         if not train:
-            return model(**ready, mode="predict")
-        losses, _ = model.parse_losses(model(**ready, mode="loss"))
+            return model(**processed, mode="predict")
+        losses, _ = model.parse_losses(model(**processed, mode="loss"))
         return losses
 
     return step

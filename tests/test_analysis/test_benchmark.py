@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, measures, writes and refuses."""
+"""The benchmark: counts, measurements, files and errors."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def test_training(tmp_path):
 
 
 @pytest.mark.integration
-def test_whole_models_by_config(tmp_path):
+def test_models_of_configs(tmp_path):
     done = benchmark(tmp_path, DET, "--sizes", "64x64", "--rounds", "1").succeeded()
     for part in ("backbone", "neck", "rpn_head", "roi_head"):
         assert f" at 64x64: {part} 0." in done.out
@@ -86,7 +86,7 @@ def test_failures_are_one_line(tmp_path):
 
 
 def test_macs_of_the_paper_and_of_everything():
-    """Figures of the specification at 224 x 224: backbone parts of both counts."""
+    """Counts of RAVLT-T at 800 x 1280, without and with the products of attention."""
     with torch.device("meta"):
         model = RAVLT("t").eval()
         linear = RAVLT("t", attn_types="rala").eval()
@@ -95,7 +95,7 @@ def test_macs_of_the_paper_and_of_everything():
     assert without_attention / 1e9 == pytest.approx(48.7, abs=0.05)
     assert (total - without_attention) / 1e9 == pytest.approx(52.8, abs=0.05)
     assert count_macs(lambda: linear(x))[1] / 1e9 == pytest.approx(51.2, abs=0.05)
-    # By hand: a 3 x 3 convolution and a product with attention's shape.
+    # By hand: a 3 x 3 convolution, and a product of two activations.
     conv = nn.Conv2d(3, 5, 3, padding=1)
     counted = count_macs(lambda: conv(torch.ones(2, 3, 8, 8)))
     assert counted == (2 * 64 * 5 * 27, 2 * 64 * 5 * 27)
@@ -118,15 +118,15 @@ def test_subjects():
 
 
 def test_memory_of_known_calls():
-    kept = []
+    held = []
     grown = peak_memory(
-        lambda: kept.append(torch.ones(25_000_000)), torch.device("cpu")
+        lambda: held.append(torch.ones(25_000_000)), torch.device("cpu")
     )
     assert grown == pytest.approx(100e6, rel=0.05)
 
     model = nn.ParameterList([torch.ones(1000)])
     weight, unused = model[0], nn.Linear(2, 2)
-    # exp keeps its result, the product both factors; sums keep nothing.
+    # exp saves its result, the product both factors; sums save nothing.
     assert saved_bytes(lambda: (weight.exp() * weight).sum(), unused) == 8000
     assert saved_bytes(lambda: (weight.exp() * weight).sum(), model) == 4000
 
@@ -151,7 +151,7 @@ def test_table_leaves_out_empty_columns():
 
 
 def test_a_machine_without_sysconf(monkeypatch):
-    """As on Windows."""
+    """Windows has no os.sysconf."""
     device = torch.device("cpu")
     assert describe_machine(device)["memory"].endswith(" GiB")
     monkeypatch.delattr(os, "sysconf")

@@ -1,4 +1,4 @@
-"""Confusion of classes, by hand and in one segmentor's predictions."""
+"""Confusion matrices, counted by hand, and their figure."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ def test_counts_by_hand():
     predicted = np.array([[0, 1, 1], [0, 2, 1]])
     counts = count_confusion(predicted, labels, 3, ignore=255)
     assert counts.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
-    # Another label to ignore; 255 is no class then, either.
+    # 255 is then a label outside of the classes.
     counts = count_confusion(predicted, labels, 3, ignore=1)
     assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
 

@@ -1,4 +1,4 @@
-"""Counts against hand-made ones, and against the paper's tables."""
+"""Counts against formulas, and against the paper's tables."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_a_small_network_by_hand():
 
 
 def ravlt_t_macs(height: int, width: int) -> dict[str, tuple[int, int]]:
-    """Stem and stages of RAVLT-T, without attention and with it."""
+    """Compute the MACs of RAVLT-T's stem and stages, without and with attention."""
 
     def conv(c_in, c_out, side, n):
         return c_in * c_out * side**2 * n
@@ -63,7 +63,7 @@ def ravlt_t_macs(height: int, width: int) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("size", [(224, 224), (200, 333)])
-def test_ravlt_by_its_formulas(size):
+def test_ravlt_equals_its_formulas(size):
     costs = costs_of("ravlt_t", size)
     for name, expected in ravlt_t_macs(*size).items():
         assert (costs[name].macs_without_attention, costs[name].macs) == expected, name
@@ -91,11 +91,11 @@ def test_a_detector_part_by_part():
 @pytest.mark.parametrize(
     "name",
     [
-        # Drop path rates are read from a tensor while it is built: not on meta.
+        # The constructor reads values of a tensor, which the meta device does not have.
         "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
-        # The head asks for samples.
+        # The head needs data samples.
         "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py",
-        # One head takes what the other gave.
+        # The second head refines the output of the first.
         "mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py",
         "mmdet::detr/detr_r50_8xb2-150e_coco.py",
     ],
@@ -132,8 +132,8 @@ COMPUTED = ("dino", "mask2former")
         if stated
     ],
 )
-def test_the_committed_table_is_what_is_counted(folder):
-    """The small sizes, T and S; ``make zoo`` counts all."""
+def test_the_committed_table_equals_the_counts(folder):
+    """Only the sizes T and S; ``make zoo`` counts all."""
     found = list(zoo_rows(str(ROOT / "configs"), "ts", folder))
     assert found
     assert all(row.agrees for row in found)
@@ -164,7 +164,7 @@ def test_the_committed_table_has_every_row_in_agreement():
         assert float(everything) > float(flops)
 
 
-def test_a_model_that_differs_is_said_to():
+def test_models_agree_within_the_tolerance():
     cost = Cost(33_400_000, int(219e9), int(270e9))
     good = Row("m", (800, 1280), 33, 219, cost)
     assert good.agrees

@@ -1,4 +1,4 @@
-"""The GPU benchmark: what it measures, counts and concludes."""
+"""The GPU benchmark: measurements, lower bounds, targets and tables."""
 
 import time
 
@@ -37,32 +37,32 @@ def once(monkeypatch) -> None:
 
 def run(cases, path) -> list[dict]:
     """Measure cases and return the rows of the journal."""
-    kept = Journal(path, MACHINE)
-    run_cases(cases, kept, device, time.monotonic() + 600)
-    return kept.rows
+    journal = Journal(path, MACHINE)
+    run_cases(cases, journal, device, time.monotonic() + 600)
+    return journal.rows
 
 
 @pytest.mark.parametrize(
-    ("name", "elements"), (floors.RALA_FORWARD | floors.RALA_BACKWARD).items()
+    ("name", "tensors"), (floors.RALA_FORWARD | floors.RALA_BACKWARD).items()
 )
-def test_floors_count_what_each_kernel_gets(name, elements):
+def test_floors_count_the_tensors_of_each_kernel(name, tensors):
     names = getattr(rala_kernels, name).arg_names
-    assert len((TOKENS | GRADIENTS) & set(names)) == elements
+    assert len((TOKENS | GRADIENTS) & set(names)) == tensors
 
 
 def test_floors_by_hand():
     """Forward: q for the mean, k, v, q again, y."""
-    assert floors.attention_elements("rala", backward=False) == 5
-    assert floors.attention_elements("linear", backward=False) == 4
-    assert floors.attention_elements("softmax", backward=False) == 4
+    assert floors.attention_tensors("rala", backward=False) == 5
+    assert floors.attention_tensors("linear", backward=False) == 4
+    assert floors.attention_tensors("softmax", backward=False) == 4
     # q, grad, y; k, v and both gradients; q, grad and the gradient.
-    assert floors.attention_elements("rala", backward=True) == 5 + 3 + 4 + 3
-    assert floors.attention_elements("softmax", backward=True) == 4 + 8
+    assert floors.attention_tensors("rala", backward=True) == 5 + 3 + 4 + 3
+    assert floors.attention_tensors("softmax", backward=True) == 4 + 8
 
 
 @pytest.mark.integration
 def test_operators(kernels, once, tmp_path):
-    """Kernels are measured, in Triton's interpreter without a GPU."""
+    """Without a GPU, the kernels run in Triton's interpreter."""
     rows = run(op_cases(device, QUICK), tmp_path / "ops.json")
     copy, *rows = rows
     assert copy["bytes"] == 2 * QUICK.copied
@@ -75,12 +75,12 @@ def test_operators(kernels, once, tmp_path):
     assert len(eager) == len(graphs) == 2 + 3 + 1 + 2
     assert all(row["seconds"] > 0 for row in eager)
     assert all(("failed" in row) == INTERPRETED for row in graphs)
-    moved = {
+    tensors = {
         (row["operator"], row["pass"]): row["bytes"] // (2 * 6 * 64 * 2)
         for row in eager
         if not row["operator"].startswith("depthwise")
     }
-    assert moved == {
+    assert tensors == {
         ("rala", "forward"): 5,
         ("rala", "forward + backward"): 15,
         ("linear", "forward"): 4,
@@ -92,7 +92,7 @@ def test_operators(kernels, once, tmp_path):
     assert "rala | forward | 2 | 1 | 2x3" in render(tmp_path)
 
 
-def test_kernels_that_would_not_run_are_failures(once, tmp_path, monkeypatch):
+def test_kernels_that_cannot_run_are_failures(once, tmp_path, monkeypatch):
     monkeypatch.setattr("ravlt.ops.gpu._DEVICE_TYPE", "none")
     rows = run(op_cases(device, QUICK), tmp_path / "ops.json")
     chosen = [row for row in rows if row.get("implementation") == "kernels"]
@@ -146,10 +146,10 @@ def test_targets_are_computed():
             {"operator": "copy", "bytes": 1e9, "seconds": 1e-3},  # 1 TB/s
             op_row("kernels", 5 * 8 * large * 64 * 2 / 0.8e12, large),
             op_row(FLASH, 1.0, large),
-            op_row("kernels", 2e-5, small),  # too small for the share of the copy
+            op_row("kernels", 2e-5, small),  # below the size of the copy's target
             op_row(FLASH, 1e-5, small),
             op_row("kernels", 1.0, small // 2),
-            op_row(FLASH, 0.5, small // 2),  # too small to be faster
+            op_row(FLASH, 0.5, small // 2),  # below the size of flash's target
             {"operator": "copy", "failed": "ValueError: no"},
         ],
         "backbones": [
@@ -185,14 +185,14 @@ def test_targets_are_computed():
     assert eager == [("not measured", "")] * 2
 
 
-def test_the_table_shows_losses_and_failures(tmp_path):
+def test_the_table_shows_slow_kernels_and_failures(tmp_path):
     slow = op_row("kernels", 4e-3, 100)
     failed = op_row(FLASH, 0.0, 100)
     del failed["seconds"], failed["bytes"]
-    kept = Journal(tmp_path / "ops.json", MACHINE)
-    kept.record({"operator": "copy"}, {"bytes": 1e9, "seconds": 1e-3})
-    kept.record(slow, {})
-    kept.record(failed, {"failed": "OutOfMemoryError: no"})
+    journal = Journal(tmp_path / "ops.json", MACHINE)
+    journal.record({"operator": "copy"}, {"bytes": 1e9, "seconds": 1e-3})
+    journal.record(slow, {})
+    journal.record(failed, {"failed": "OutOfMemoryError: no"})
     table = render(tmp_path)
     assert "ops: device: a GPU, torch: 2, triton: 3" in table
     assert "Copy: 1.00 TB/s" in table
@@ -218,7 +218,7 @@ def test_times_by_events():
 
 
 @pytest.mark.gpu
-def test_a_graph_computes_again():
+def test_a_graph_replays_the_call():
     x = torch.ones(5, device=device)
     total = torch.zeros(5, device=device)
     with torch.cuda.stream(torch.cuda.Stream(device)):

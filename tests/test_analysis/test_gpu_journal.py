@@ -1,4 +1,4 @@
-"""Results of the GPU benchmark: what is kept, left out, and continued."""
+"""Journals of the GPU benchmark: recording, skipping and continuing."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_a_second_run_measures_the_rest(tmp_path):
     ]
 
 
-def test_no_case_starts_when_the_time_is_over(tmp_path, capsys):
+def test_no_case_starts_after_the_time_limit(tmp_path, capsys):
     assert run([Case({"name": "a"}, dict)], tmp_path / "part.json", seconds=-1) == []
     assert "Time limit reached" in capsys.readouterr().err
 
@@ -77,7 +77,7 @@ def test_an_unusable_gpu_ends_the_process(tmp_path, monkeypatch):
     assert [row["name"] for row in Journal(path, MACHINE).rows] == ["a"]
 
 
-def test_results_of_another_machine(tmp_path):
+def test_results_of_another_machine_are_refused(tmp_path):
     path = tmp_path / "part.json"
     run([Case({"name": "a"}, dict)], path)
     Journal(path, MACHINE | {"date": "tomorrow"})
@@ -126,7 +126,7 @@ def test_the_recorder_continues_after_a_crash(tmp_path):
     assert [started["test"] for started in content["started"]] == [
         "test_it.py::test_crash"
     ]
-    # As a second crash leaves it.
+    # The journal after a second crash.
     Journal(path, content["machine"]).begin(content["started"][0])
     done = run_pytest()
     assert done.returncode == 0, done.stdout
@@ -153,7 +153,7 @@ def benchmark(cwd, part, *args) -> Run:
 
 @pytest.mark.integration
 def test_the_tool(tmp_path):
-    """It measures in a process of its own, continues, and prints the table last."""
+    """The tool measures in a new process, continues, and prints the table last."""
     quick = ["ops", "--device", "cpu", "--quick"]
     done = benchmark(tmp_path, *quick).succeeded()
     path = tmp_path / "out/ops.json"

@@ -28,7 +28,7 @@ from ravlt.models.attention import build_core
 
 
 def with_spectrum(values: Tensor, rows: int, columns: int) -> Tensor:
-    """A matrix of random orthogonal directions."""
+    """Return a matrix with random singular vectors and the given spectrum."""
     left, right = (
         torch.linalg.qr(draw(n, len(values), seed=n)).Q for n in (rows, columns)
     )
@@ -36,7 +36,7 @@ def with_spectrum(values: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(50, 6), (6, 50), (6, 6)])
-def test_known_spectra_are_found(rows, columns):
+def test_singular_values_of_known_spectra(rows, columns):
     values = torch.tensor([3, 1, 0.5, 1e-3, 1e-9, 0], dtype=torch.float64)
     matrices = torch.stack([with_spectrum(values, rows, columns)] * 2)
     matrices[1] *= 7
@@ -46,7 +46,7 @@ def test_known_spectra_are_found(rows, columns):
     )
 
 
-def test_a_matrix_that_is_not_finite_has_no_spectrum_and_stops_nothing():
+def test_matrices_with_nan_or_inf_have_ranks_of_nan():
     x = draw(3, 4, 4)
     x[0, 1, 2], x[2, 0, 0] = torch.nan, torch.inf
     found = singular_values(x)
@@ -87,13 +87,13 @@ def phi(x: Tensor) -> Tensor:
 
 
 def places() -> tuple[Tensor, Tensor]:
-    """Row and column of every token."""
+    """Return row and column of every token."""
     tokens = torch.arange(math.prod(HW), dtype=torch.float64)
     return tokens // HW[1], tokens % HW[1]
 
 
 def turn(x: Tensor) -> Tensor:
-    """Rotates (heads, N, d) by rows in its first half, by columns in its second."""
+    """Rotate (heads, N, d) by rows in its first half, by columns in its second."""
     row, column = places()
     m = torch.arange(D // 4, dtype=torch.float64)
     theta = 10000 ** (-m / (D // 4 - 1))
@@ -105,26 +105,26 @@ def turn(x: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def rala() -> tuple[Call, dict[str, Tensor]]:
-    """The second stage of a network in float64: what is seen, and its twin."""
+    """Return the call of a network's second stage in float64, and its twin."""
     torch.manual_seed(0)
     model = RAVLT("test", out_indices=(1,), tile=0).double().eval()
     layer = model.layers[1].blocks[0].attn
     for part in (layer.qkvo, layer.lepe):
         part.weight.data *= 40  # so that alpha is far from 1
         part.bias.data += draw(*part.bias.shape)
-    seen = {}
-    handle = layer.register_forward_pre_hook(lambda _, x: seen.update(x=x[0]))
-    with watch(model, lambda name, call: seen.update({name: call})), torch.no_grad():
+    calls = {}
+    handle = layer.register_forward_pre_hook(lambda _, x: calls.update(x=x[0]))
+    with watch(model, lambda name, call: calls.update({name: call})), torch.no_grad():
         model(draw(1, 3, 8 * HW[0], 8 * HW[1]))
     handle.remove()
-    assert set(seen) == {"x", "layers.0.blocks.0.attn", "layers.1.blocks.0.attn"}
+    assert set(calls) == {"x", "layers.0.blocks.0.attn", "layers.1.blocks.0.attn"}
     assert not any(m._forward_hooks for m in model.modules())
     with torch.no_grad():
-        return seen["layers.1.blocks.0.attn"], twin(layer, seen["x"][0])
+        return calls["layers.1.blocks.0.attn"], twin(layer, calls["x"][0])
 
 
 def twin(layer: GatedAttention, x: Tensor) -> dict[str, Tensor]:
-    """What the layer computes for one image, head by head, from its weights."""
+    """Compute the layer's matrices for one image, head by head, from its weights."""
 
     def heads(t: Tensor) -> Tensor:
         return t.reshape(-1, HEADS, D).permute(1, 0, 2)
@@ -159,8 +159,8 @@ def test_kv_buffers_equal_the_twin(rala):
     for matrix, values in found.items():
         buffers = expected["kv", matrix.alpha]
         assert_equal(values.heads[0], spectra(buffers))
-        assert_equal(values.whole[0], spectra(torch.block_diag(*buffers)))
-    with_alpha, without = (found[Matrix("kv", a)].whole for a in (True, False))
+        assert_equal(values.all_heads[0], spectra(torch.block_diag(*buffers)))
+    with_alpha, without = (found[Matrix("kv", a)].all_heads for a in (True, False))
     assert (with_alpha / without - 1).abs().max() > 0.1
 
 
@@ -173,7 +173,7 @@ def test_outputs_equal_the_twin(rala):
         y = expected["core", alpha] + expected["lepe"] * lepe
         y = y * expected["gate"] if gate else y
         assert_equal(values.heads[0], spectra(y))
-        assert_equal(values.whole[0], spectra(torch.cat(tuple(y), dim=-1)))
+        assert_equal(values.all_heads[0], spectra(torch.cat(tuple(y), dim=-1)))
 
 
 def test_rows_equal_the_twin(rala):
@@ -199,14 +199,14 @@ def test_buffers_of_other_mechanisms(name):
         waves = [a * b for a in (r.cos(), r.sin()) for b in (c.cos(), c.sin())]
         features = torch.cat([k.relu() * w[:, None] for w in waves], dim=-1)
     found = build_core(name, HEADS * D, HEADS).kv_buffer(q, k, v, HW)
-    # Whatever the order of the features.
+    # Spectra do not depend on the order of the features.
     expected = torch.einsum("bhnf,bhnd->bhfd", features, v) / 12
     assert found.shape == expected.shape
     assert_equal(spectra(found), spectra(expected))
 
 
-def test_under_autocast():
-    """Layers then compute in half precision; ranks of what they give do not."""
+def test_ranks_under_autocast():
+    """Layers compute in half precision, singular values in float64."""
     torch.manual_seed(0)
     model = RAVLT("test")
     ranks = {False: {}, True: {}}
@@ -223,7 +223,7 @@ def test_under_autocast():
 
 
 def by_hand(name: str, tokens: tuple[int, int], d: int) -> Call:
-    """A call on Gaussian queries, keys, values and gate of one head."""
+    """Return a call on Gaussian queries, keys, values and gate of one head."""
     layer = GatedAttention(d, 1, name)
     q, k, v, gate = (draw(1, 1, math.prod(tokens), d, seed=i) for i in range(4))
     mixed = layer.core(q, k, v, tokens)
@@ -239,12 +239,14 @@ def test_mechanisms_without_alpha_or_buffer():
     assert row_sums(call)[None].flatten().tolist() == pytest.approx([1] * 6, abs=1e-5)
 
 
-def test_what_docs_rank_says_of_gaussian_inputs():
-    """The gate lifts the output's rank; alpha does not lift the buffer's."""
+def test_statements_of_docs_rank_on_gaussian_inputs():
+    """The gate raises the rank of the output; alpha does not raise the buffer's."""
     call = by_hand("rala", (14, 14), 64)
     buffers, outputs = kv_spectra(call), output_spectra(call)
-    kv = {a: effective_rank(buffers[Matrix("kv", a)].whole).item() for a in (1, 0)}
-    values = [outputs[Matrix("output", True, False, g)].whole for g in (False, True)]
+    kv = {a: effective_rank(buffers[Matrix("kv", a)].all_heads).item() for a in (1, 0)}
+    values = [
+        outputs[Matrix("output", True, False, g)].all_heads for g in (False, True)
+    ]
     assert kv[1] < kv[0] - 3
     plain, gated = (effective_rank(v).item() for v in values)
     assert plain < 10 < 40 < gated

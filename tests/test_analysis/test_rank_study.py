@@ -1,4 +1,4 @@
-"""Ranks of whole models: the training hook, studies of images, and the command."""
+"""Ranks of models: the training hook, studies of images, and the command."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def runner_of(model: BaseModel, work_dir) -> Runner:
             num_workers=0,
         ),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=5),
-        # Rates of 0: every iteration computes the same.
+        # With a learning rate of 0 every iteration computes the same.
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.0)),
         default_hooks=dict(checkpoint=None, logger=dict(type="LoggerHook", interval=1)),
         custom_hooks=[dict(type="EffectiveRankHook", interval=2)],
@@ -100,7 +100,7 @@ def test_hook_logs_the_ranks_of_a_training_run(tmp_path):
         assert 1 <= logs[f"rank_kv/{layer}"][2] <= full
 
 
-def test_hook_without_anything_to_measure(tmp_path):
+def test_hook_refuses_a_model_without_attention_layers(tmp_path):
     model = Tiny()
     model.backbone = nn.Conv2d(3, 3, 1)
     with pytest.raises(RAVLTError, match="Tiny has no RAVLT attention layer"):
@@ -140,7 +140,7 @@ def test_command(tmp_path, images):
     weights = RAVLT("test", ATTENTION).state_dict()
     for key in weights:
         if "qkvo.weight" in key:
-            weights[key] *= 5  # not what random weights would be
+            weights[key] *= 5  # differs from random initial weights
     weights = {f"backbone.{key}": value for key, value in weights.items()}
     torch.save({"state_dict": weights}, tmp_path / "weights.pth")
     line = ["config.py", "images", "--checkpoint", "weights.pth", "--size", 32, 48]
@@ -153,7 +153,7 @@ def test_command(tmp_path, images):
     assert files == pictures | {"attention.csv", "ranks.csv", "rank.json"}
     written = json.loads((out / "rank.json").read_text())
     assert (written["size"], written["images"]) == ([32, 48], 2)
-    # The config's preprocessing is ImageNet's, as a backbone's by name.
+    # The config normalises as for ImageNet, as does a backbone given by name.
     subject = load_subject("ravlt_test:" + ",".join(ATTENTION), (32, 48), None)
     subject.backbone.load_state_dict(
         {key.removeprefix("backbone."): value for key, value in weights.items()}
@@ -201,8 +201,8 @@ def test_results_of_a_study(images):
         for key in ("row_sum", "row_sum_min", "row_sum_max"):
             assert row[key] == pytest.approx(1, abs=1e-4)
         assert 0 <= row["entropy"] <= row["entropy_of_uniform"] + 1e-5
-    whole = [row for row in found.attention if row["head"] == "all"]
-    assert whole[0]["tokens"] == 2 * 3  # of the first stage, at 8 x 12
+    all_heads = [row for row in found.attention if row["head"] == "all"]
+    assert all_heads[0]["tokens"] == 2 * 3  # of the first stage, at 8 x 12
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -210,10 +210,10 @@ def test_every_mechanism_can_be_studied(name, images):
     torch.manual_seed(0)
     subject = load_subject(f"ravlt_test:{name}", (32, 32), None)
     found = study(subject, find_images(str(images))[:1], (32, 32))
-    whole = [row for row in found.ranks if row["head"] == "all"]
+    all_heads = [row for row in found.ranks if row["head"] == "all"]
     forms = 2 if name == "rala" else 1  # with and without alpha
     buffers = hasattr(subject.backbone.layers[0].blocks[0].attn.core, "kv_buffer")
-    assert len(whole) == 5 * forms * (4 + buffers)
+    assert len(all_heads) == 5 * forms * (4 + buffers)
     for row in found.ranks:
         assert row["attention"] == name
         assert row["effective_rank"] <= row["full_rank"] + 1e-9
@@ -221,7 +221,7 @@ def test_every_mechanism_can_be_studied(name, images):
         assert -1e-6 <= row["entropy"] <= row["entropy_of_uniform"] + 1e-5
 
 
-def test_row_sums_go_on_where_explicit_matrices_stop(images, monkeypatch):
+def test_large_grids_have_row_sums_without_entropy(images, monkeypatch):
     subject = load_subject("ravlt_test:rala", (32, 48), None)
     everything = study(subject, find_images(str(images)), (32, 48)).attention
     monkeypatch.setattr("ravlt.analysis.attention.rank_study.DENSE_TOKENS", 95)
@@ -233,7 +233,7 @@ def test_row_sums_go_on_where_explicit_matrices_stop(images, monkeypatch):
     )
 
 
-def test_errors_say_what_to_do(tmp_path, images):
+def test_error_messages(tmp_path, images):
     with pytest.raises(RAVLTError, match="has no image"):
         find_images(str(ROOT / "tools"))
     with pytest.raises(RAVLTError, match="'resnet18' is FeatureListNet, not RAVLT"):

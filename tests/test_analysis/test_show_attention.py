@@ -1,4 +1,4 @@
-"""Pictures of attention rows, and the command that draws them."""
+"""Figures of attention rows, and the command that draws them."""
 
 import matplotlib
 import numpy as np
@@ -8,7 +8,13 @@ from PIL import Image
 
 from helpers.tool_runs import SEG, Run
 from ravlt.analysis.attention.figure import POSITIVE, SIGNED, draw_rows
-from ravlt.analysis.attention.map import Seen, by_heads, describe, look, put_core
+from ravlt.analysis.attention.map import (
+    TokenAttention,
+    attention_of_pixel,
+    combine_heads,
+    describe,
+    put_core,
+)
 from ravlt.analysis.attention.rank_study import load_subject
 from ravlt.models import RAVLT
 
@@ -19,18 +25,17 @@ def image():
     return Image.fromarray(pixels)
 
 
-def seen(weights: torch.Tensor, signed: bool) -> Seen:
-    return Seen("rala", signed, weights[None], (1, 2), (8.0, 6.0))
+def attention_of(weights: torch.Tensor, signed: bool) -> TokenAttention:
+    return TokenAttention("rala", signed, weights[None], (1, 2), (8.0, 6.0))
 
 
-def test_what_is_drawn(image):
-    """In pixels of the image, on scales that begin at 0 or have it in the middle."""
+def test_maps_are_drawn_in_image_pixels_on_their_colour_scale(image):
     weights = torch.zeros(5, 10)
     weights[1, 3] = 0.5
     signed = weights.clone()
     signed[4, 0] = -0.1
     panels = [
-        (title, seen(w, title == "signed"), w)
+        (title, attention_of(w, title == "signed"), w)
         for title, w in (("plain", weights), ("signed", signed))
     ]
     figure = draw_rows(image, (13, 12), panels)
@@ -57,21 +62,23 @@ def test_what_is_drawn(image):
 
 def test_tokens_beyond_the_image_are_cut_off(image):
     weights = torch.ones(6, 11)
-    axes = draw_rows(image, (0, 0), [("", seen(weights, False), weights)]).axes[1]
+    axes = draw_rows(image, (0, 0), [("", attention_of(weights, False), weights)]).axes[
+        1
+    ]
     assert axes.images[1].get_extent() == [0, 66, 48, 0]
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 60), (40, 0))
 
 
 @pytest.mark.parametrize("name", [POSITIVE, SIGNED])
-def test_colours_grow_brighter(name):
-    """From end to end: they can be told apart in grey."""
+def test_brightness_of_colours_increases(name):
+    """Brightness is strictly monotonic, so that the scale works in grey."""
     colors = matplotlib.colormaps[name](np.linspace(0, 1, 32))[:, :3]
     brightness = colors @ (0.299, 0.587, 0.114)
     assert (np.diff(brightness) > 0).all()
     assert brightness[0] < 0.2 and brightness[-1] > 0.8
 
 
-def test_grey_is_nothing_among_signed_weights():
+def test_zero_is_grey_among_signed_weights():
     middle = matplotlib.colormaps[SIGNED](0.5)[:3]
     assert np.ptp(middle) < 0.05
 
@@ -90,7 +97,7 @@ model = dict(
 
 @pytest.mark.integration
 def test_command(tmp_path, image):
-    """Two configs, of which one has weights, and two mechanisms in each."""
+    """Two configs with the same weights, and two mechanisms in each."""
     image.save(tmp_path / "image.png")
     (tmp_path / "a.py").write_text(CONFIG)
     line = ["--image", "image.png", "--pixel", 59, 39, "--stage", 2, "--size", 32, 48]
@@ -98,7 +105,7 @@ def test_command(tmp_path, image):
     weights = RAVLT("test", "rala").state_dict()
     for key in weights:
         if "qkvo.weight" in key:
-            weights[key] *= 5  # not what random weights would be
+            weights[key] *= 5  # differs from random initial weights
     torch.save(weights, tmp_path / "w.pth")
     options = ["--checkpoint", "w.pth", "--attentions", "rala", "softmax"]
     line = ["a.py", "ravlt_test", *line, *options, "--heads", "each"]
@@ -108,10 +115,10 @@ def test_command(tmp_path, image):
         subject = load_subject("ravlt_test", (32, 48), str(tmp_path / "w.pth"))
         for name in ("rala", "softmax"):
             put_core(subject.backbone, name, 2, 1)
-            found = look(subject, image, (32, 48), (59, 39), 2, 1)
-            for which, one in by_heads(found.weights, "each").items():
-                title = f"{label}: {name}, stage 2, block 1, {which}"
-                expected.append(f"{title}: {describe(found, one)}")
+            found = attention_of_pixel(subject, image, (32, 48), (59, 39), 2, 1)
+            for head, weights in combine_heads(found.weights, "each").items():
+                title = f"{label}: {name}, stage 2, block 1, {head}"
+                expected.append(f"{title}: {describe(found, weights)}")
     lines = [text for text in run.out.splitlines() if "stage 2" in text]
     assert lines == expected
     assert len(set(lines)) == 8
@@ -125,7 +132,7 @@ def test_command(tmp_path, image):
 
 
 @pytest.mark.integration
-def test_refusals(tmp_path, image):
+def test_wrong_arguments_are_refused(tmp_path, image):
     image.save(tmp_path / "image.png")
     (tmp_path / "old.png").touch()
     line = ["ravlt_test", "--image", "image.png", "--pixel", 0, 0]
@@ -138,7 +145,10 @@ def test_refusals(tmp_path, image):
             *line,
             *("--out", "x.png", "--checkpoint", "a", "b"),
         ],
-        "--size has 0; give pixels.": [*line, *("--out", "x.png", "--size", 0, 9)],
+        "--size has 0; give positive numbers.": [
+            *line,
+            *("--out", "x.png", "--size", 0, 9),
+        ],
     }
     started = {error: Run(TOOL, args, tmp_path) for error, args in runs.items()}
     for error, run in started.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures time, memory and cost of models side by side, each in a fresh process."""
+"""Measure time, memory and cost of models, each in a new process."""
 
 import argparse
 import json
@@ -46,36 +46,43 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         help="ravlt_t, ravlt_t:rala, ravlt_t:rala,rala,softmax,softmax (any size and "
         "attention), reference_t:rala (operators in plain PyTorch), a timm model, or a "
-        "config file (the whole detector or segmentor)",
+        "config file (its detector or segmentor)",
     )
     parser.add_argument(
         "--sizes", nargs="+", default=["800x1280"], help="height x width, e.g. 800x1280"
     )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument(
-        "--train", action="store_true", help="forward and backward, not inference"
+        "--train", action="store_true", help="forward and backward pass, not inference"
     )
     parser.add_argument(
-        "--with-cp", action="store_true", help="RAVLT recomputes its blocks"
+        "--with-cp",
+        action="store_true",
+        help="RAVLT recomputes activations of its blocks",
     )
     parser.add_argument(
-        "--deploy", action="store_true", help="fold every RAVLT, leave others alone"
+        "--deploy", action="store_true", help="fold norms of RAVLT models"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="half types by autocast"
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="half precision by autocast",
     )
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; default PyTorch's")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=5, help="timed calls a round")
+    parser.add_argument(
+        "--repeat", type=int, default=5, help="timed calls in each round"
+    )
     parser.add_argument(
         "--rounds",
         type=int,
         default=2,
-        help="times that all models take their turn, against drifts of the machine",
+        help="rounds over all models, which average out drifts of the machine's speed",
     )
     parser.add_argument(
         "--out", help="new folder for results.csv, results.json, table.md, growth.png"
@@ -83,12 +90,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.deploy and args.train:
-        parser.error("--deploy is for inference; leave --train away")
+        parser.error("--deploy is for inference; remove --train")
     return args
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Measures one model at one size, in this process."""
+    """Measure one model at one size, in this process."""
     device, dtype = torch.device(args.device), DTYPES[args.dtype]
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -121,7 +128,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def count(name: str, size: tuple[int, int], batch: int) -> dict:
-    """Counts multiply-adds without computing anything."""
+    """Count multiply-adds on the meta device."""
     with torch.device("meta"):
         model = build_subject(name, size).eval()
         step = make_step(model, name, batch, size, train=False)
@@ -130,7 +137,7 @@ def count(name: str, size: tuple[int, int], batch: int) -> dict:
 
 
 def run_child(args: argparse.Namespace, name: str, size: str) -> dict | None:
-    """Measures in a fresh process; None, with a line on stderr, where that fails."""
+    """Measure in a new process; print an error and return None if that fails."""
     command = [sys.executable, __file__, name, "--child", "--sizes", size]
     for flag in ("train", "with_cp", "deploy", "compile"):
         if getattr(args, flag):
@@ -147,7 +154,7 @@ def run_child(args: argparse.Namespace, name: str, size: str) -> dict | None:
 
 
 def summarize(name: str, size: str, args: argparse.Namespace, runs: list[dict]) -> dict:
-    """One row of the table from all rounds."""
+    """Return one row of the table from the results of all rounds."""
     times = [t for run in runs for t in run["times"]]
     rate = statistics.median(r for run in runs for r in run["matmul_rates"])
     median = statistics.median(times)
@@ -163,13 +170,18 @@ def summarize(name: str, size: str, args: argparse.Namespace, runs: list[dict]) 
         "matmul_gmacs_per_second": rate / 1e9,
     }
     if "gmacs" in row:
-        # A backward pass has the products of two forward passes.
+        # A backward pass has twice the multiply-adds of a forward pass.
         work = row["gmacs"] * 1e9 * (3 if args.train else 1)
         row["matmul_share"] = work / median / rate
     return row
 
 
 def parse_size(text: str) -> tuple[int, int]:
+    """Parse HEIGHTxWIDTH.
+
+    Raises:
+        RAVLTError: If the text has another form.
+    """
     try:
         height, width = map(int, text.split("x"))
     except ValueError:
@@ -180,11 +192,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def in_mb(count: int | None) -> float | None:
+    """Convert bytes to MB."""
     return None if count is None else count / 1e6
 
 
 def report(args: argparse.Namespace, rows: list[dict]) -> None:
-    """Prints the table, and writes files if asked to."""
+    """Print the table, and write the files of ``--out`` if given."""
     machine, *_ = (row.pop("machine") for row in rows)
     lines = [", ".join(f"{k}: {v}" for k, v in machine.items()), ""]
     lines += ["    python " + " ".join(sys.argv), "", markdown_table(rows), ""]
@@ -222,7 +235,7 @@ def main() -> None:
                 if result is not None:
                     runs.setdefault((name, size), []).append(result)
     if not runs:
-        raise RAVLTError("Nothing could be measured; see the lines above.")
+        raise RAVLTError("All measurements failed; see the errors above.")
     report(args, [summarize(*key, args, results) for key, results in runs.items()])
 
 

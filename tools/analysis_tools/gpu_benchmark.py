@@ -27,9 +27,9 @@ from ravlt.errors import RAVLTError
 from ravlt.training.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
-# Seconds: under ten minutes in all.
+# Seconds for each part; less than ten minutes in all.
 BUDGETS = {"tests": 180, "ops": 130, "backbones": 150, "training": 110}
-# A kernel that never ends is killed so many seconds after the time limit.
+# Seconds after the time limit at which a process that hangs is killed.
 GRACE = 60
 
 
@@ -40,25 +40,27 @@ def parse_args() -> argparse.Namespace:
         choices=[*PARTS, "all", "table"],
         help="what to measure; table only reads the results",
     )
-    parser.add_argument("--out", required=True, help="folder of results, continued")
+    parser.add_argument(
+        "--out", required=True, help="folder of results, new or continued"
+    )
     parser.add_argument(
         "--budget",
         type=positive,
-        help=f"seconds of a part; the default is {BUDGETS}",
+        help=f"time limit of each part in seconds; default: {BUDGETS}",
     )
     parser.add_argument(
-        "--retry", action="store_true", help="measure again what has failed"
+        "--retry", action="store_true", help="repeat measurements that have failed"
     )
     parser.add_argument("--device", default="cuda", help="cuda (default), or cpu")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, to try the program itself"
+        "--quick", action="store_true", help="tiny sizes, to test the tool itself"
     )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def positive(text: str) -> float:
-    """Read a number above 0."""
+    """Convert an argument to a number above 0."""
     number = float(text)
     if not number > 0:
         raise ValueError(text)
@@ -66,13 +68,13 @@ def positive(text: str) -> float:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure a part in this process."""
+    """Measure one part in this process."""
     end = time.monotonic() + args.budget
     device = torch.device(args.device)
     sizes = "quick" if args.quick else "full"
     machine = describe_machine(device) | {"sizes": sizes}
     journal = Journal(path_of(args, args.part), machine)
-    gc.freeze()  # garbage is collected after every case, and the imports made none
+    gc.freeze()  # keeps imported objects out of the collection after every case
     if args.part == "ops":
         cases = op_cases(device, QUICK if args.quick else FULL)
     elif args.part == "backbones":
@@ -86,12 +88,12 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def run_part(args: argparse.Namespace, part: str) -> None:
-    """Run a part in fresh processes, each of which continues after the last one.
+    """Run one part in a new process, and in further ones until it is complete.
 
-    A process ends early if its GPU is unusable, or if it crashes.
+    A process ends early if it crashes or makes the GPU unusable.
 
     Raises:
-        RAVLTError: If a process ends early without a result.
+        RAVLTError: If a process ends early without a new result.
     """
     path = path_of(args, part)
     end = time.monotonic() + (args.budget or BUDGETS[part])
@@ -119,7 +121,7 @@ def run_part(args: argparse.Namespace, part: str) -> None:
 
 
 def test_command(path: Path, seconds: float) -> list[str]:
-    """Return the command of the tests that need a GPU."""
+    """Return the command that runs the tests for GPUs."""
     plugin = ["-p", "ravlt.analysis.speed.gpu.recorder", "--journal", str(path)]
     options = ["-m", "gpu or kernels", "--continue-on-collection-errors"]
     command = [sys.executable, "-m", "pytest", *options, *plugin]
@@ -127,22 +129,23 @@ def test_command(path: Path, seconds: float) -> list[str]:
 
 
 def worker_command(args: argparse.Namespace, part: str, seconds: float) -> list[str]:
-    """Return the command of a process that measures."""
+    """Return the command that measures a part in a new process."""
     command = [sys.executable, __file__, part, "--worker", "--out", args.out]
     command += ["--budget", str(seconds), "--device", args.device]
     return [*command, "--quick"] if args.quick else command
 
 
 def path_of(args: argparse.Namespace, part: str) -> Path:
+    """Return the path of a part's journal."""
     return Path(args.out) / f"{part}.json"
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise RAVLTError for arguments that cannot work."""
+    """Raise RAVLTError for arguments that are not usable."""
     if os.path.exists(args.out) and not os.path.isdir(args.out):
         raise RAVLTError(f"--out '{args.out}' is a file; name a folder.")
     if args.part == "table":
-        if not any((Path(args.out) / f"{part}.json").exists() for part in PARTS):
+        if not any(path_of(args, part).exists() for part in PARTS):
             raise RAVLTError(f"'{args.out}' has no results; name the folder of a run.")
     elif args.device not in ("cuda", "cpu"):
         raise RAVLTError(
@@ -161,18 +164,18 @@ def main() -> None:
         return
     args.out = os.path.abspath(args.out)
     os.makedirs(args.out, exist_ok=True)
-    if args.device == "cpu":  # the tests of kernels then need Triton's interpreter
+    if args.device == "cpu":  # kernels then run in Triton's interpreter
         os.environ["TRITON_INTERPRET"] = "1"
     errors = []
     for part in {"all": PARTS, "table": ()}.get(args.part, [args.part]):
         try:
             run_part(args, part)
-        except RAVLTError as error:  # the other parts go on
+        except RAVLTError as error:  # the other parts still run
             errors.append(str(error))
     table = render(Path(args.out))
     (Path(args.out) / "table.md").write_text(table)
     print(table)
-    _, tests = read_rows(Path(args.out) / "tests.json")
+    _, tests = read_rows(path_of(args, "tests"))
     failed = sum("failed" in row for row in tests)
     if failed and args.part in ("tests", "all"):
         errors.append(f"{failed} tests failed, see '{args.out}/tests.json'.")

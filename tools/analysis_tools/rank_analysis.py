@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures ranks of KV buffers and attention outputs, layer by layer, on images."""
+"""Measure ranks of KV buffers and attention outputs, layer by layer, on images."""
 
 import argparse
 import os
@@ -25,16 +25,16 @@ def parse_args() -> argparse.Namespace:
         "attention)",
     )
     parser.add_argument("images", help="folder of images")
-    parser.add_argument("--checkpoint", help="weights; random without, from seed 0")
+    parser.add_argument("--checkpoint", help="weights; default: random, seed 0")
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         default=[224, 224],
         metavar=("H", "W"),
-        help="to which images are stretched",
+        help="size to which images are resized, without keeping their aspect ratio",
     )
-    parser.add_argument("--out", help="new folder for CSV, JSON and pictures")
+    parser.add_argument("--out", help="new folder for CSV, JSON and figures")
     return parser.parse_args()
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     if args.out and os.path.exists(args.out):
         raise RAVLTError(f"--out '{args.out}' exists; name a new folder.")
     if min(args.size) < 1:
-        raise RAVLTError(f"--size has {min(args.size)}; give pixels.")
+        raise RAVLTError(f"--size has {min(args.size)}; give positive numbers.")
     size = tuple(args.size)
     images = find_images(args.images)
     torch.manual_seed(0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Shows what one pixel attends to: rows of attention, over the image."""
+"""Show what one pixel attends to: rows of attention matrices, over the image."""
 
 import argparse
 import os
@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from ravlt.analysis.attention.figure import draw_rows
-from ravlt.analysis.attention.map import HEADS, by_heads, describe, look, put_core
+from ravlt.analysis.attention.map import (
+    HEADS,
+    attention_of_pixel,
+    combine_heads,
+    describe,
+    put_core,
+)
 from ravlt.analysis.attention.rank_study import load_subject, read_image
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
@@ -21,7 +27,7 @@ def parse_args() -> argparse.Namespace:
         "config",
         nargs="+",
         help="config file, mmdet::... / mmseg::..., or ravlt_t[:rala] (any size and "
-        "attention); a panel each",
+        "attention); each has a panel of its own",
     )
     parser.add_argument("--image", required=True, help="image file")
     parser.add_argument(
@@ -30,14 +36,14 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         required=True,
         metavar=("X", "Y"),
-        help="column and row of the pixel that asks, from 0",
+        help="column and row of the pixel, counted from 0",
     )
     parser.add_argument("--out", required=True, help="new .png file")
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=[None],
-        help="weights, one for all or one for each config; random without, from seed 0",
+        help="weights, one for all or one for each config; default: random, seed 0",
     )
     parser.add_argument(
         "--attentions",
@@ -45,23 +51,27 @@ def parse_args() -> argparse.Namespace:
         choices=CORES,
         default=[None],
         metavar="NAME",
-        help="mechanisms to try in the layer's place, a panel each: "
+        help="mechanisms to put into the layer, each with a panel of its own: "
         + ", ".join(CORES),
     )
-    parser.add_argument("--stage", type=int, default=1, help="of the layer, from 1")
-    parser.add_argument("--block", type=int, default=1, help="of the layer, from 1")
+    parser.add_argument(
+        "--stage", type=int, default=1, help="stage of the layer, from 1"
+    )
+    parser.add_argument(
+        "--block", type=int, default=1, help="block of the layer in its stage, from 1"
+    )
     parser.add_argument(
         "--heads",
         choices=HEADS,
         default="mean",
-        help="mean of heads, the largest of them, or a panel each",
+        help="mean of the heads, their largest weights, or a panel for each head",
     )
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="to which the image is stretched; its own without",
+        help="size to which the image is resized; default: its own size",
     )
     return parser.parse_args()
 
@@ -71,7 +81,7 @@ def main() -> None:
     if os.path.exists(args.out) or not args.out.endswith(".png"):
         raise RAVLTError(f"--out '{args.out}' exists or is no .png; name a new one.")
     if args.size and min(args.size) < 1:
-        raise RAVLTError(f"--size has {min(args.size)}; give pixels.")
+        raise RAVLTError(f"--size has {min(args.size)}; give positive numbers.")
     checkpoints = args.checkpoint
     if len(checkpoints) == 1:
         checkpoints = checkpoints * len(args.config)
@@ -87,17 +97,21 @@ def main() -> None:
     for config, checkpoint in zip(args.config, checkpoints, strict=True):
         torch.manual_seed(0)
         subject = load_subject(config, size, checkpoint)
-        several = ((config, args.config), (checkpoint, checkpoints))
-        label = "".join(f"{Path(a).stem}: " for a, of in several if len(set(of)) > 1)
-        for attention in args.attentions:
-            if attention:
-                put_core(subject.backbone, attention, args.stage, args.block)
-            seen = look(subject, image, size, pixel, args.stage, args.block)
-            for which, weights in by_heads(seen.weights, args.heads).items():
-                title = f"{label}{seen.attention}, {where}, {which}"
-                measured = describe(seen, weights)
-                print(f"{title}: {measured}")
-                panels.append((f"{title}\n{measured}", seen, weights))
+        # Titles name the config and the checkpoint only where these differ.
+        names = ((config, args.config), (checkpoint, checkpoints))
+        label = "".join(f"{Path(a).stem}: " for a, of in names if len(set(of)) > 1)
+        for name in args.attentions:
+            if name:
+                put_core(subject.backbone, name, args.stage, args.block)
+            attention = attention_of_pixel(
+                subject, image, size, pixel, args.stage, args.block
+            )
+            maps = combine_heads(attention.weights, args.heads)
+            for head, weights in maps.items():
+                title = f"{label}{attention.mechanism}, {where}, {head}"
+                summary = describe(attention, weights)
+                print(f"{title}: {summary}")
+                panels.append((f"{title}\n{summary}", attention, weights))
     figure = draw_rows(image, pixel, panels)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)

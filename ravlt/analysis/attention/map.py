@@ -45,8 +45,8 @@ def attention_row(core: AttentionCore, inputs: tuple, token: int) -> Tensor:
     q, k, v = (at_least_float32(t.detach()) for t in (q, k, v))
     if getattr(core, "legacy_clamp", False):
         raise RAVLTError(
-            "legacy_clamp=True is not a linear map of v, so that it has no rows; set "
-            "legacy_clamp=False."
+            "legacy_clamp=True is not a linear map of v, so that there is no attention "
+            "matrix; set legacy_clamp=False."
         )
     if isinstance(core, FeatureMapCore):
         with torch.no_grad(), autocast_off(q):
@@ -96,8 +96,8 @@ def token_at(
     if not all(0 <= p < side for p, side in zip(pixel, image_size, strict=True)):
         raise RAVLTError(
             f"Pixel {pixel[0]} {pixel[1]} is outside of the image, which is "
-            f"{image_size[0]} wide and {image_size[1]} high; give column and row, from "
-            f"0."
+            f"{image_size[0]} wide and {image_size[1]} high; give column and row, "
+            f"counted from 0."
         )
     col, row = (
         (2 * p + 1) * stretched // (2 * side) // stride
@@ -107,33 +107,33 @@ def token_at(
 
 
 @dataclass
-class Seen:
+class TokenAttention:
     """Attention weights of one token of a layer.
 
     Attributes:
-        attention: Name of the mechanism.
+        mechanism: Name of the mechanism.
         signed: Whether weights may be negative.
         weights: The token's row of the attention matrix of each head, (heads, H, W).
         token: Row and column of the token.
         cell: Height and width of a token, in pixels of the image.
     """
 
-    attention: str
+    mechanism: str
     signed: bool
     weights: Tensor
     token: tuple[int, int]
     cell: tuple[float, float]
 
 
-def look(
+def attention_of_pixel(
     subject: Subject,
     image: Image.Image,
     size: tuple[int, int],
     pixel: tuple[int, int],
     stage: int,
     block: int,
-) -> Seen:
-    """Run the backbone on an image and compute the attention of one token of a layer.
+) -> TokenAttention:
+    """Run the backbone on an image and compute what a pixel's token attends to.
 
     Args:
         subject: The backbone.
@@ -160,7 +160,8 @@ def look(
     grid = inputs[3]
     weights = attention_row(core, inputs, row * grid[1] + col)[0].unflatten(-1, grid)
     cell = stride * image.height / size[0], stride * image.width / size[1]
-    return Seen(name_of(core), not core.nonneg, weights, (row, col), cell)
+    signed = not core.nonneg
+    return TokenAttention(name_of(core), signed, weights, (row, col), cell)
 
 
 def find_layer(backbone: RAVLT, stage: int, block: int) -> nn.Module:
@@ -200,7 +201,7 @@ def put_core(backbone: RAVLT, name: str, stage: int, block: int) -> None:
     layer.core = build_core(name, layer.core.dim, layer.num_heads).eval()
 
 
-def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
+def combine_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
     """Combine the maps of all heads into one, or return one map for each head.
 
     Args:
@@ -212,16 +213,16 @@ def by_heads(weights: Tensor, heads: str) -> dict[str, Tensor]:
         Maps of shape (H, W), by title.
     """
     if heads == "each" or len(weights) == 1:
-        return {f"head {i}": one for i, one in enumerate(weights, 1)}
+        return {f"head {i}": row for i, row in enumerate(weights, 1)}
     if heads == "max":
         largest = weights.abs().argmax(0, keepdim=True)
         return {f"max of {len(weights)} heads": weights.gather(0, largest)[0]}
     return {f"mean of {len(weights)} heads": weights.mean(0)}
 
 
-def describe(seen: Seen, weights: Tensor) -> str:
-    """Describe a map of :func:`by_heads`: its sum and :func:`half_radius`."""
-    radius = half_radius(weights, seen.token, seen.cell)
+def describe(attention: TokenAttention, weights: Tensor) -> str:
+    """Describe a map of :func:`combine_heads`: its sum and :func:`half_radius`."""
+    radius = half_radius(weights, attention.token, attention.cell)
     return f"sum {weights.sum().item():.3g}, half of it within {radius:.0f} px"
 
 

@@ -36,7 +36,8 @@ def singular_values(x: Tensor) -> Tensor:
     x = torch.where(finite[..., None, None], x, 0.0)
     if x.shape[-2] < x.shape[-1]:
         x = x.transpose(-2, -1)
-    # R has the same singular values as x and is much smaller, as tokens are many.
+    # x usually has many more rows (tokens) than columns. The factor R of its QR
+    # decomposition has the same singular values and is only (columns, columns).
     values = torch.linalg.svdvals(torch.linalg.qr(x, mode="r").R)
     return torch.where(finite[..., None], values, torch.nan)
 
@@ -97,12 +98,12 @@ class Call:
 
 @contextlib.contextmanager
 def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None]:
-    """Report every call of the model's RAVLT attention layers within the context.
+    """Return a context in which every call of a RAVLT attention layer is reported.
 
     Args:
         model: Any network that contains :class:`ravlt.models.GatedAttention`.
-        visit: Called without gradients with the layer's name and its call. ``with_cp``
-            runs a layer again in the backward pass, so it is called again there.
+        visit: Function of the layer's name and its call, run without gradients. With
+            ``with_cp`` a layer runs again in the backward pass and is reported again.
 
     Raises:
         RAVLTError: If the model has no such layer.
@@ -110,8 +111,8 @@ def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None
     layers = {n: m for n, m in model.named_modules() if isinstance(m, GatedAttention)}
     if not layers:
         raise RAVLTError(
-            f"{type(model).__name__} has no RAVLT attention layer, whose rank could be "
-            f"measured; give a model with a RAVLT backbone, without profile='paper'."
+            f"{type(model).__name__} has no RAVLT attention layer to measure; give a "
+            f"model with a RAVLT backbone, without profile='paper'."
         )
     with contextlib.ExitStack() as stack:
         for name, layer in layers.items():
@@ -123,26 +124,27 @@ def watch(model: nn.Module, visit: Callable[[str, Call], None]) -> Iterator[None
 def _listen(
     name: str, layer: GatedAttention, visit: Callable[[str, Call], None]
 ) -> list[torch.utils.hooks.RemovableHandle]:
-    seen: dict = {}
+    """Register the hooks that collect a layer's :class:`Call`."""
+    parts: dict = {}
 
     def core_called(_, inputs, output) -> None:
-        seen["inputs"], seen["mixed"] = inputs, output
+        parts["inputs"], parts["mixed"] = inputs, output
 
     def layer_called(*_) -> None:
         heads = {
-            key: seen[key].detach().flatten(1, 2).unflatten(-1, (layer.num_heads, -1))
+            key: parts[key].detach().flatten(1, 2).unflatten(-1, (layer.num_heads, -1))
             for key in ("local", "gate")
         }
         local, gate = (heads[key].transpose(1, 2) for key in ("local", "gate"))
         with torch.no_grad():
-            visit(name, Call(layer, seen["inputs"], seen["mixed"], local, gate))
-        seen.clear()  # tensors may be large
+            visit(name, Call(layer, parts["inputs"], parts["mixed"], local, gate))
+        parts.clear()  # frees large tensors
 
     def lepe_called(_, inputs, output) -> None:
-        seen["local"] = output
+        parts["local"] = output
 
     def qkvo_called(_, inputs, output) -> None:
-        seen["gate"] = output.chunk(4, dim=-1)[3]
+        parts["gate"] = output.chunk(4, dim=-1)[3]
 
     return [
         layer.qkvo.register_forward_hook(qkvo_called),
@@ -158,8 +160,8 @@ class Matrix(NamedTuple):
     Attributes:
         kind: 'kv' is the KV buffer S = sum_j w_j phi(k_j) v_j^T; 'output' is the input
             of the last projection.
-        alpha: Whether the matrix uses RALA's token weights, or 1 / N in their place.
-            None if the mechanism has no token weights.
+        alpha: True with RALA's token weights, False with 1 / N in their place, None if
+            the mechanism has no token weights.
         lepe: Whether an output includes the local term; None for a KV buffer.
         gate: Whether an output is multiplied by the gate; None for a KV buffer.
     """
@@ -171,17 +173,17 @@ class Matrix(NamedTuple):
 
 
 class Spectra(NamedTuple):
-    """Singular values of one kind of matrix.
+    """Spectra of one matrix, for every image.
 
     Attributes:
         heads: Spectra of each head, (B, heads, r).
-        whole: Spectra over all heads, (B, R). The outputs of all heads side by side
+        all_heads: Spectra over all heads, (B, R). The outputs of all heads side by side
             form one (N, C) matrix. The KV buffers of all heads form one block-diagonal
             matrix, which maps all queries; its spectrum is the sorted union of theirs.
     """
 
     heads: Tensor
-    whole: Tensor
+    all_heads: Tensor
 
 
 def kv_spectra(call: Call) -> dict[Matrix, Spectra]:
@@ -197,8 +199,8 @@ def kv_spectra(call: Call) -> dict[Matrix, Spectra]:
     for alpha, core in _cores(call.layer.core).items():
         if hasattr(core, "kv_buffer"):
             heads = singular_values(core.kv_buffer(*call.inputs))
-            whole = heads.flatten(1).sort(-1, descending=True).values
-            found[Matrix("kv", alpha)] = Spectra(heads, whole)
+            all_heads = heads.flatten(1).sort(-1, descending=True).values
+            found[Matrix("kv", alpha)] = Spectra(heads, all_heads)
     return found
 
 
@@ -234,7 +236,7 @@ def layer_ranks(call: Call) -> dict[str, float]:
         KV buffer.
     """
     output = _spectra_of_output((call.mixed + call.local) * call.gate)
-    ranks = {"output": effective_rank(output.whole).mean().item()}
+    ranks = {"output": effective_rank(output.all_heads).mean().item()}
     if hasattr(call.layer.core, "kv_buffer"):
         buffers = singular_values(call.layer.core.kv_buffer(*call.inputs))
         values = buffers.flatten(1)  # unsorted: the entropy ignores the order
@@ -243,8 +245,8 @@ def layer_ranks(call: Call) -> dict[str, float]:
 
 
 def _spectra_of_output(heads: Tensor) -> Spectra:
-    whole = heads.transpose(1, 2).flatten(2)
-    return Spectra(singular_values(heads), singular_values(whole))
+    all_heads = heads.transpose(1, 2).flatten(2)
+    return Spectra(singular_values(heads), singular_values(all_heads))
 
 
 def _cores(core: AttentionCore) -> dict[bool | None, AttentionCore]:
@@ -258,8 +260,8 @@ class Rows(NamedTuple):
     """Rows of an attention matrix A, each of shape (B, heads, N).
 
     Attributes:
-        entropy: Entropy of abs(A_ij) / sum_j abs(A_ij) in nats; log N if all tokens
-            weigh the same. Absolute, because the rotation makes some weights negative.
+        entropy: Entropy of abs(A_ij) / sum_j abs(A_ij) in nats; log N for uniform
+            weights. Absolute values, because RoPE makes some weights negative.
         sums: sum_j A_ij; 1 if outputs are averages of values.
     """
 

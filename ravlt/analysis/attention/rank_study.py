@@ -89,14 +89,14 @@ def find_images(folder: str) -> list[Path]:
     """List the images of a folder and its subfolders, sorted.
 
     Raises:
-        RAVLTError: If the folder has no image.
+        RAVLTError: If the folder has no image file.
     """
     paths = Path(folder).rglob("*")
     images = sorted(path for path in paths if path.suffix.lower() in _SUFFIXES)
     if not images:
         raise RAVLTError(
-            f"'{folder}' has no image ({', '.join(sorted(_SUFFIXES))}); give a folder "
-            f"that has."
+            f"'{folder}' has no image file ({', '.join(sorted(_SUFFIXES))}); give a "
+            f"folder with images."
         )
     return images
 
@@ -135,21 +135,21 @@ def study(subject: Subject, images: Sequence[Path], size: tuple[int, int]) -> St
         if isinstance(layer, GatedAttention)
     }
     spectra, rows = defaultdict(list), defaultdict(list)
-    current = size
+    current_size = size
 
     def visit(name: str, call: Call) -> None:
-        if current == size:
+        if current_size == size:
             for matrix, found in (kv_spectra(call) | output_spectra(call)).items():
                 spectra[name, matrix].append(found)
         for alpha, found in _measure_rows(call).items():
-            rows[name, current, call.inputs[3], alpha].append(found)
+            rows[name, current_size, call.inputs[3], alpha].append(found)
 
     with watch(subject.backbone, visit), torch.no_grad():
         for path in images:
             image = read_image(path)
             for scale in SCALES:
-                current = tuple(max(round(scale * side), 1) for side in size)
-                subject.backbone(subject.prepare(to_pixels(image, current)))
+                current_size = tuple(max(round(scale * side), 1) for side in size)
+                subject.backbone(subject.prepare(to_pixels(image, current_size)))
     return Study(
         [
             dict(layer=name, attention=attention[name], **row)
@@ -190,7 +190,7 @@ def name_of(core: AttentionCore) -> str:
 
 
 def _normalise(pixels: Tensor) -> Tensor:
-    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # of pixels in 0 .. 1
+    statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # of pixels in [0, 1]
     mean, deviation = (255 * torch.tensor(x).view(3, 1, 1) for x in statistics)
     return ((pixels - mean) / deviation)[None]
 
@@ -212,9 +212,10 @@ def _summarise(entropy: Tensor, sums: Tensor) -> Tensor:
 
 
 def _rank_rows(matrix: Matrix, found: Sequence[Spectra]) -> Iterable[dict]:
-    whole = torch.cat([f.whole for f in found])
+    """Yield the rows of one matrix of a layer from its spectra on several images."""
+    all_heads = torch.cat([f.all_heads for f in found])
     by_head = torch.cat([f.heads for f in found]).unbind(1)
-    for head, values in (*enumerate(by_head), ("all", whole)):
+    for head, values in (*enumerate(by_head), ("all", all_heads)):
         counts = {
             f"rank_{t:g}": numerical_rank(values, t).double().mean().item()
             for t in TOLERANCES

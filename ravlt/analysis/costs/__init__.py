@@ -1,1 +1,1 @@
-"""Parameters, multiply-adds and the model zoo."""
+"""Parameters and multiply-adds of models, and the model zoo."""

@@ -13,7 +13,7 @@ from ravlt.models.ravlt import Stage
 
 from .macs import count_macs_by_module
 
-# MMDetection 2 counted two-stage detectors with these numbers, and the paper used it.
+# RoIs of the box and mask heads in MMDetection 2's counts, which the paper reports.
 _PROPOSALS, _MASKS = 1000, 100
 _ROI_HEADS = ("StandardRoIHead", "CascadeRoIHead")
 
@@ -76,9 +76,9 @@ def count_costs(model: nn.Module, size: tuple[int, int]) -> dict[str, Cost]:
         size: Height and width of the image.
 
     Returns:
-        Costs by the name of the part: the children of the backbone (each stage apart),
-        the other children of the model, 'rest' if these do not add up to the total, and
-        'total'.
+        Costs by the name of the part: the children of the backbone (one entry for each
+        stage), the other children of the model, 'rest' if these do not add up to the
+        total, and 'total'.
     """
     model = model.eval()
     step = _inference_step(model, size)
@@ -153,18 +153,22 @@ def _inference_step(model: nn.Module, size: tuple[int, int]) -> Callable[[], obj
 
 
 def _two_stages(model: nn.Module, image: torch.Tensor) -> None:
+    """Run a two-stage detector with fixed numbers of RoIs."""
     maps = model.extract_feat(image)
     model.rpn_head(maps)
     head = model.roi_head
     for stage in range(getattr(head, "num_stages", 1)):
-        at = (stage,) if hasattr(head, "num_stages") else ()
-        head._bbox_forward(*at, maps, image.new_zeros(_PROPOSALS, 5))
+        index = (stage,) if hasattr(head, "num_stages") else ()
+        head._bbox_forward(*index, maps, image.new_zeros(_PROPOSALS, 5))
         if head.with_mask:
-            head._mask_forward(*at, maps, image.new_zeros(_MASKS, 5))
+            head._mask_forward(*index, maps, image.new_zeros(_MASKS, 5))
 
 
 def _explicit_attention(model: nn.Module) -> contextlib.AbstractContextManager:
-    """Return a context that runs attention unfused: fused CPU kernels go uncounted."""
+    """Return a context in which attention is not fused.
+
+    FlopCounterMode does not count the fused kernel of the CPU.
+    """
     if next(model.parameters()).is_meta:
         return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel  # PyTorch 2.3
@@ -176,17 +180,17 @@ def _explicit_attention(model: nn.Module) -> contextlib.AbstractContextManager:
 def _without_roi_pooling(model: nn.Module) -> Iterator[None]:
     """Replace RoI pooling by zeros of the same shape.
 
-    Pooling has no products that are counted, and cannot run on the meta device.
+    Pooling has no multiply-adds that are counted, and cannot run on the meta device.
     """
     extractors = [m for m in model.modules() if hasattr(m, "roi_layers")]
 
-    def stand_in(extractor: nn.Module):
+    def zeros_for(extractor: nn.Module) -> Callable[..., torch.Tensor]:
         size = extractor.roi_layers[0].output_size
         channels = extractor.out_channels
         return lambda maps, rois, *_: maps[0].new_zeros(len(rois), channels, *size)
 
     for extractor in extractors:
-        extractor.forward = stand_in(extractor)
+        extractor.forward = zeros_for(extractor)
     try:
         yield
     finally:

@@ -5,36 +5,36 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# Products of two activations; convolutions and products with weights are the rest.
+# Operators that multiply two activations. All others multiply by weights.
 _ATTENTION = ("bmm", "baddbmm", "scaled_dot_product")
 
 
 def count_macs(forward: Callable[[], object]) -> tuple[int, int]:
-    """Counts the multiply-adds of a call.
+    """Count the multiply-adds of a call.
 
     Args:
-        forward: Runs the model once. On the meta device nothing is computed, and fused
-            softmax attention is counted by its definition.
+        forward: Function that runs the model once. On the meta device nothing is
+            computed, and fused softmax attention is counted by its definition.
 
     Returns:
-        Without the products between activations (attention), as papers count, and with
-        everything.
+        The count without products of activations (attention), as in papers, and the
+        count of everything.
     """
     return count_macs_by_module(forward)["Global"]
 
 
 def count_macs_by_module(forward: Callable[[], object]) -> dict[str, tuple[int, int]]:
-    """Counts the multiply-adds of a call, and of every module inside.
+    """Count the multiply-adds of a call and of every module that it runs.
 
-    Gradients are enabled meanwhile, so that RAVLT computes whole grids: its tiles
-    compute their halos twice.
+    Gradients are enabled, because RAVLT then computes without tiles. Tiles overlap, and
+    the multiply-adds of the overlap would count twice.
 
     Args:
         forward: As in :func:`count_macs`.
 
     Returns:
-        Pairs as in :func:`count_macs` by the name of the module, from the class of the
-        outermost one on; 'Global' is everything.
+        Pairs as in :func:`count_macs` by the name of the module, which begins with the
+        class of the outermost one. 'Global' is the total.
     """
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         forward()

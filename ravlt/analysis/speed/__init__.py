@@ -1,1 +1,1 @@
-"""Time and memory."""
+"""Time and memory of models, and the benchmark on a GPU."""

@@ -1,4 +1,4 @@
-"""Time and memory of a call, and the machine they were measured on."""
+"""Time and memory of a call, and a description of the machine."""
 
 import os
 import platform
@@ -14,53 +14,56 @@ from torch import nn
 from ravlt.env.cuda import find_driver
 from ravlt.env.versions import is_installed
 
-_SQUARE = 2048
+_MATMUL_SIDE = 2048
 
 
 def measure_times(
     step: Callable[[], object], device: torch.device, warmup: int, repeat: int
 ) -> list[float]:
-    """Times a call, in seconds, after some that are not counted.
+    """Measure the times of calls in seconds, after a warm-up.
 
     Args:
-        step: What to time.
-        device: Where it computes; waited for before the clock is read.
-        warmup: Calls before the first that counts.
-        repeat: Calls that count.
+        step: The call.
+        device: Device of the call. It is synchronised before the clock is read.
+        warmup: Number of calls that are not timed.
+        repeat: Number of timed calls.
     """
     times = []
     for i in range(warmup + repeat):
-        _wait(device)
+        _synchronise(device)
         start = time.perf_counter()
         step()
-        _wait(device)
+        _synchronise(device)
         if i >= warmup:
             times.append(time.perf_counter() - start)
     return times
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measures the rate of a square matrix product, in multiply-adds a second."""
-    a = torch.ones(_SQUARE, _SQUARE, device=device, dtype=dtype)
+    """Measure the rate of a square matrix product, in multiply-adds a second."""
+    a = torch.ones(_MATMUL_SIDE, _MATMUL_SIDE, device=device, dtype=dtype)
     times = measure_times(lambda: a @ a, device, warmup=2, repeat=5)
-    return _SQUARE**3 / statistics.median(times)
+    return _MATMUL_SIDE**3 / statistics.median(times)
 
 
 def peak_memory(step: Callable[[], object], device: torch.device) -> int | None:
-    """Runs a call and gives the bytes that were in use at most beyond those before.
+    """Run a call and return by how many bytes memory grew at its peak.
 
-    On a CPU these are pages of the process, so call it in a fresh one, before anything
-    of the kind has run; None where the system (other than Linux) cannot say.
+    On a CPU this is the resident set of the process. Call it in a new process, because
+    memory that an earlier call has freed may still be resident and hide the growth.
+
+    Returns:
+        Bytes; None on the CPU of a system other than Linux, which does not report them.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
-        _wait(device)
+        _synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
     if not os.path.exists("/proc/self/clear_refs"):
         return None
-    # 5 sets the high-water mark of the resident set back to its present size.
+    # Writing 5 resets the peak of the resident set (VmHWM) to its present size.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
     step()
@@ -68,29 +71,29 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> int | None:
 
 
 def saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
-    """Bytes that a forward pass keeps for the backward pass.
+    """Count the bytes that a forward pass saves for the backward pass.
 
     Args:
         step: The forward pass.
-        model: Whose parameters and buffers do not count: they are there anyway.
+        model: Model whose parameters and buffers are not counted.
     """
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        keep = step()  # alive until counted, so that no address is used twice
-    del keep
+        result = step()  # keeps the graph alive, so that no address is used twice
+    del result
     for tensor in (*model.parameters(), *model.buffers()):
-        seen.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(seen.values())
+        sizes.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Names what the numbers depend on."""
+    """Describe the hardware and software that measurements depend on."""
     cpu = platform.processor() or platform.machine()
     flags = ""
     if os.path.exists("/proc/cpuinfo"):
@@ -124,7 +127,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     return machine
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Results in a file that is complete after every measurement."""
+"""Journal of a benchmark: a file of results that is complete at any time."""
 
 import contextlib
 import gc
@@ -15,8 +15,8 @@ import torch
 
 from ravlt.errors import RAVLTError
 
-# The same when a benchmark is continued.
-_DECISIVE = ("device", "torch", "triton", "sizes")
+# A benchmark may only be continued where these are the same.
+_FIXED_KEYS = ("device", "torch", "triton", "sizes")
 _MAX_STARTS = 2
 _LINE_LENGTH = 200
 
@@ -26,8 +26,8 @@ class Case:
     """One measurement.
 
     Args:
-        labels: What tells it from all others of its part; strings and numbers.
-        measure: Returns the results, which JSON can hold.
+        labels: Strings and numbers that identify it within its part.
+        measure: Function that returns the results; JSON must be able to hold them.
     """
 
     labels: Mapping
@@ -35,11 +35,11 @@ class Case:
 
 
 class Journal:
-    """The results of one part of a benchmark, which a later run continues.
+    """Results of one part of a benchmark, which a later run can continue.
 
     Args:
         path: JSON file.
-        machine: What the results depend on.
+        machine: Hardware and software that the results depend on.
 
     Raises:
         RAVLTError: If the file holds results of another machine.
@@ -51,7 +51,7 @@ class Journal:
         if path.exists():
             self._data = _read(path)
             before = self._data["machine"]
-            for key in _DECISIVE:
+            for key in _FIXED_KEYS:
                 if before.get(key) != machine.get(key):
                     raise RAVLTError(
                         f"'{path}' has results for {key} {before.get(key)}, and here "
@@ -64,10 +64,10 @@ class Journal:
         return rows_of(self._data)
 
     def begin(self, labels: Mapping) -> bool:
-        """Note that a measurement starts.
+        """Record that a measurement starts.
 
         Returns:
-            False if it should not: it has a result, or has ended the process twice.
+            False if it must not: it has a result, or has ended the process twice.
         """
         labels = dict(labels)
         if any(entry["labels"] == labels for entry in self._data["measured"]):
@@ -80,13 +80,13 @@ class Journal:
         return True
 
     def record(self, labels: Mapping, results: Mapping) -> None:
-        """Store the results of a measurement, ``failed`` with a reason among them."""
+        """Store the results of a measurement, or its error under ``failed``."""
         entry = {"labels": dict(labels), "results": dict(results)}
         self._data["measured"].append(entry)
         self._drop("started", lambda started: started == entry["labels"])
 
     def forget_failures(self) -> None:
-        """Drop failed measurements, so that they start again."""
+        """Drop failed measurements, so that they can start again."""
         self._drop("measured", lambda entry: "failed" in entry["results"])
 
     def _drop(self, key: str, condition: Callable) -> None:
@@ -100,7 +100,7 @@ class Journal:
 
 
 def read_rows(path: Path) -> tuple[dict, list[dict]]:
-    """Read the machine and the rows of a journal; nothing if there is no such file."""
+    """Read the machine and the rows of a journal; both are empty without the file."""
     if not path.exists():
         return {}, []
     data = _read(path)
@@ -112,7 +112,7 @@ def _read(path: Path) -> dict:
         return json.loads(path.read_text())
     except ValueError:
         raise RAVLTError(
-            f"'{path}' is not a file of results (no JSON); move it away."
+            f"'{path}' is not a file of results (no JSON); move or delete it."
         ) from None
 
 
@@ -126,17 +126,17 @@ def run_cases(
 ) -> None:
     """Measure what a journal lacks.
 
-    A case that raises an error is recorded with the reason, and the next one follows.
+    The error of a case is recorded as its result, and the next case follows.
 
     Args:
         cases: The measurements, the most important ones first.
-        journal: Where the results go.
-        device: Where the cases compute.
+        journal: Journal that receives the results.
+        device: Device of the cases.
         end: Value of ``time.monotonic()`` after which no case starts.
 
     Raises:
-        RAVLTError: If the GPU is unusable after an error (an illegal access, for one):
-            only a new process can continue.
+        RAVLTError: If the GPU is unusable after an error, such as an illegal access.
+            Only a new process can continue.
     """
     with _side_stream(device):
         for case in cases:
@@ -168,12 +168,12 @@ def _attempt(case: Case) -> Mapping:
 
 
 def shorten(text: str) -> str:
-    """Set a message in one short line."""
+    """Shorten a message to one line."""
     return " ".join(text.split())[:_LINE_LENGTH]
 
 
 def is_usable(device: torch.device) -> bool:
-    """Return whether a device still computes."""
+    """Return True if a device still computes."""
     try:
         return torch.ones(1, device=device).item() == 1
     except RuntimeError:
@@ -181,10 +181,10 @@ def is_usable(device: torch.device) -> bool:
 
 
 def _side_stream(device: torch.device) -> contextlib.AbstractContextManager:
-    """Leave the default stream, which CUDA graphs cannot capture.
+    """Return a context with a stream of its own, because graphs need one.
 
-    A backward pass runs on the stream of its forward pass, which may have run before
-    the capture.
+    CUDA graphs cannot capture the default stream. A backward pass runs on the stream of
+    its forward pass, so a forward pass before the capture needs the new stream, too.
     """
     if device.type == "cuda":
         return torch.cuda.stream(torch.cuda.Stream(device))

@@ -33,14 +33,15 @@ _FORMS = ("eager", "graph")
 
 @dataclass(frozen=True)
 class InferenceSizes:
-    """What the backbones are measured at; images are (batch, size).
+    """Batches of images, (batch, size), at which backbones are measured.
 
     Args:
-        images: For all backbones.
-        pure: For all backbones with weights in bfloat16.
-        linear: For the all-linear network alone: from here its time grows.
-        compiled: For the three networks that the targets compare.
-        models: All backbones, the all-linear one first.
+        images: Batches for all backbones.
+        pure: Batches for all backbones with weights in bfloat16.
+        linear: Further batches for the all-linear network, whose growth over pixels is
+            a target.
+        compiled: Batches for the three networks that the targets compare.
+        models: Names of all backbones, the all-linear one first.
     """
 
     images: tuple[tuple[int, Size], ...]
@@ -52,12 +53,12 @@ class InferenceSizes:
 
 @dataclass(frozen=True)
 class TrainingSizes:
-    """What training steps are measured at.
+    """Batches of images, (batch, size), at which training steps are measured.
 
     Args:
-        images: Batch and size, for all backbones.
-        hosts: Batch and size by config, whole models.
-        models: All backbones.
+        images: Batches for all backbones.
+        hosts: Batch of each detector or segmentor, by config.
+        models: Names of all backbones.
     """
 
     images: tuple[tuple[int, Size], ...]
@@ -72,7 +73,7 @@ FULL_INFERENCE = InferenceSizes(
     linear=((1, (512, 512)),),
     compiled=((8, (800, 1344)), (1, (800, 1344))),
 )
-# Configs of this library are relative to its folder of configs.
+# Paths of this library's configs are relative to its folder of configs.
 FULL_TRAINING = TrainingSizes(
     images=((8, (512, 512)), (8, (800, 1344))),
     hosts={
@@ -103,7 +104,7 @@ QUICK_TRAINING = TrainingSizes(
 
 
 def backbone_cases(device: torch.device, sizes: InferenceSizes) -> Iterator[Case]:
-    """Give the measurements of inference, the most important ones first."""
+    """Yield the measurements of inference, the most important ones first."""
     linear = sizes.models[0]
     for image in sizes.images:
         for name in sizes.models:
@@ -122,11 +123,11 @@ def backbone_cases(device: torch.device, sizes: InferenceSizes) -> Iterator[Case
 def training_cases(
     device: torch.device, sizes: TrainingSizes, configs: Path
 ) -> Iterator[Case]:
-    """Give the measurements of training steps.
+    """Yield the measurements of training steps.
 
     Args:
-        device: Where they compute.
-        sizes: What is measured.
+        device: Device of the models.
+        sizes: Models and batches to measure.
         configs: Folder of this library's configs.
     """
     for image in sizes.images:
@@ -162,7 +163,7 @@ def _infer(
     if precision == PURE:
         model.to(DTYPE)
     if form == "compiled":
-        torch.compiler.reset()  # else shapes would count towards its limit
+        torch.compiler.reset()  # shapes count towards the limit of recompilations
         model = torch.compile(model, dynamic=False)
     dtype = DTYPE if precision == AUTOCAST else torch.float32
     step = make_step(
@@ -182,7 +183,8 @@ def _training(
 
 
 def _train(device: torch.device, name: str, image: tuple[int, Size]) -> dict:
-    # Whole models have tensors of new shapes in every step.
+    # Detectors have tensors of new shapes in every step, and the choice of the fastest
+    # algorithm would start again for each of them.
     torch.backends.cudnn.benchmark = not is_config(name)
     model = _load(name, image[1], device).train()
     step = make_step(model, name, *image, train=True, memory_format=torch.channels_last)
@@ -195,9 +197,9 @@ def _memory_and_time(
 ) -> dict:
     """Measure the peak of memory beyond weights and input, and the time.
 
-    The memory of a graph is that of the call which it replays.
+    A graph has no peak of its own: it needs the memory of the call that it replays.
     """
-    run()  # buffers of libraries, and trials of algorithms, come first
+    run()  # allocates buffers of libraries and chooses algorithms
     results = {}
     if form != "graph":
         memory = peak_memory(run, device)
@@ -206,7 +208,7 @@ def _memory_and_time(
 
 
 def _load(name: str, size: Size, device: torch.device) -> nn.Module:
-    """Build a backbone with channels-last weights, or a whole model as it is."""
+    """Build a backbone with channels-last weights, or the model of a config."""
     torch.manual_seed(0)
     model = build_subject(name.removesuffix(_FOLDED), size).to(device)
     if name.endswith(_FOLDED):

@@ -1,4 +1,4 @@
-"""Times of operators beside plain PyTorch, its compiler, and softmax attention."""
+"""Times of operators, of their plain and compiled forms, and of softmax attention."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Size = tuple[int, int]
 DTYPE = torch.bfloat16
 FLASH, CUDNN = "SDPA (flash)", "SDPA (cuDNN)"
 _BACKENDS = {FLASH: SDPBackend.FLASH_ATTENTION, CUDNN: SDPBackend.CUDNN_ATTENTION}
-# Forms by implementation; the compiled ones take long and come last.
+# Forms of each implementation. Compiled forms take long, so op_cases() adds them last.
 _FORMS = {
     "kernels": ("eager", "graph"),
     FLASH: ("eager", "graph"),
@@ -38,18 +38,18 @@ _CONVOLUTION_PASSES = ("forward", "input gradient", "weight gradient")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the operators are measured at.
+    """Sizes at which operators are measured.
 
     Args:
-        copied: Bytes of the copy that gives the bandwidth.
+        copied: Bytes of the copy that measures the bandwidth.
         grids: Height and width in tokens.
-        heads: Pairs of batch and heads.
-        wide_heads: Pairs for head dimension 96.
+        heads: Pairs of batch size and number of heads, for head dimension 64.
+        wide_heads: The same pairs for head dimension 96.
         linear: Grids for plain linear attention.
         compiled: Grids for the compiled plain form.
         profiled: Grids at which each kernel is timed.
         maps: Batch, height, width, channels and kernel size of depthwise convolutions.
-        max_elements: Limit of tokens x heads x head dimension.
+        max_elements: Limit of batch x heads x tokens x head dimension.
         max_products: Limit of softmax attention's multiply-adds in the forward pass.
     """
 
@@ -101,7 +101,7 @@ QUICK = Sizes(
 
 
 def op_cases(device: torch.device, sizes: Sizes) -> Iterator[Case]:
-    """Give all measurements of operators, the most important ones first."""
+    """Yield all measurements of operators, the most important ones first."""
     yield Case({"operator": "copy"}, lambda: copy_rate(device, sizes.copied))
     bench = _Operators(device, sizes)
     for heads in sizes.heads:
@@ -126,7 +126,7 @@ def op_cases(device: torch.device, sizes: Sizes) -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class _Operators:
-    """Makes the cases of one device."""
+    """Cases of the operators on one device."""
 
     device: torch.device
     sizes: Sizes
@@ -134,7 +134,7 @@ class _Operators:
     def attention(
         self, kind: str, shape: tuple[int, int, Size, int], forms: dict
     ) -> Iterator[Case]:
-        """Give all forms of one attention at one size, if it is within the limits."""
+        """Yield all forms of an attention at one size, if it is within the limits."""
         batch, heads, hw, dim = shape
         tokens = hw[0] * hw[1]
         if batch * heads * tokens * dim > self.sizes.max_elements:
@@ -157,16 +157,16 @@ class _Operators:
         else:
             call = _linear_attention(kind, hw)
         if labels["form"] == "compiled":
-            torch.compiler.reset()  # else shapes would count towards its limit
+            torch.compiler.reset()  # shapes count towards the limit of recompilations
             call = torch.compile(call, dynamic=False)
         step = _with_gradients(call, q, k, v) if backward else lambda: call(q, k, v)
-        elements = floors.attention_elements(kind, backward)
+        tensors = floors.attention_tensors(kind, backward)
         with _implementation(implementation, q, k, v):
             times = time_form(step, labels["form"], self.device)
-        return times | {"bytes": elements * q.nbytes}
+        return times | {"bytes": tensors * q.nbytes}
 
     def profile(self, shape: tuple[int, int, Size, int]) -> Iterator[Case]:
-        """Give the case that times each kernel of RALA."""
+        """Yield the case that times each kernel of RALA."""
         labels = _labels("rala", "kernels", "profile", _PASSES[1], *shape)
         yield Case(labels, lambda: self._profile(labels, shape[2]))
 
@@ -175,12 +175,12 @@ class _Operators:
         step = _with_gradients(_linear_attention("rala", hw), *tensors)
         with _implementation("kernels", *tensors):
             seconds = kernel_times(step, self.device)
-        elements = floors.RALA_FORWARD | floors.RALA_BACKWARD
-        moved = {name: n * tensors[0].nbytes for name, n in elements.items()}
-        return {"kernel_seconds": seconds, "kernel_bytes": moved}
+        counts = floors.RALA_FORWARD | floors.RALA_BACKWARD
+        traffic = {name: n * tensors[0].nbytes for name, n in counts.items()}
+        return {"kernel_seconds": seconds, "kernel_bytes": traffic}
 
     def rotation(self, shape: tuple[int, int, Size, int]) -> Iterator[Case]:
-        """Give the cases of the rotation of queries and keys."""
+        """Yield the cases of the rotation of queries and keys."""
         for implementation in ("kernels", "plain"):
             for form in ("eager", "graph"):
                 labels = _labels("rotation", implementation, form, "forward", *shape)
@@ -195,7 +195,7 @@ class _Operators:
         return times | {"bytes": floors.ROTATION * q.nbytes}
 
     def depthwise(self, shape: tuple[int, int, int, int, int]) -> Iterator[Case]:
-        """Give the cases of a depthwise convolution."""
+        """Yield the cases of a depthwise convolution."""
         batch, height, width, channels, size = shape
         operator = f"depthwise {size} x {size}"
         for part in _CONVOLUTION_PASSES:
@@ -211,7 +211,7 @@ class _Operators:
 
     def _convolve(self, labels: dict, shape: tuple[int, int, int, int, int]) -> dict:
         *tokens, channels, size = shape
-        # Channels-last tokens are what cuDNN calls channels-last maps.
+        # (B, H, W, C) tokens have the memory layout of channels-last maps in cuDNN.
         x = self._draw(*tokens, channels).requires_grad_()
         weight = self._draw(channels, 1, size, size).requires_grad_()
         grad = self._draw(*tokens, channels)
@@ -224,10 +224,10 @@ class _Operators:
                         lambda: depthwise_conv(x, weight), labels["form"], self.device
                     )
             else:
-                wanted = x if part == "input gradient" else weight
+                source = x if part == "input gradient" else weight
                 y = depthwise_conv(x, weight)
                 times = time_form(
-                    lambda: torch.autograd.grad(y, wanted, grad, retain_graph=True),
+                    lambda: torch.autograd.grad(y, source, grad, retain_graph=True),
                     labels["form"],
                     self.device,
                 )
@@ -237,10 +237,10 @@ class _Operators:
         return torch.randn(shape, device=self.device, dtype=DTYPE)
 
     def _draw_heads(self, labels: dict, hw: Size, backward: bool) -> list[Tensor]:
-        """Draw the product of the qkvo layer and take q, k and v out of it as views."""
+        """Draw the output of a qkvo layer; return q, k and v as views of it."""
         heads = labels["heads"]
-        product = self._draw(labels["batch"], *hw, 4 * heads * labels["dim"])
-        parts = product.chunk(4, dim=-1)[:3]
+        qkvo = self._draw(labels["batch"], *hw, 4 * heads * labels["dim"])
+        parts = qkvo.chunk(4, dim=-1)[:3]
         return [split_heads(part, heads).requires_grad_(backward) for part in parts]
 
 
@@ -275,14 +275,18 @@ def _linear_attention(kind: str, hw: Size) -> Callable[..., Tensor]:
 def _with_gradients(
     call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor
 ) -> Callable[[], object]:
-    """Let a random gradient of the output flow back to q, k and v."""
+    """Return a call that backpropagates a random gradient to q, k and v."""
     grad = torch.randn_like(v)
     return lambda: torch.autograd.grad(call(q, k, v), (q, k, v), grad)
 
 
 @contextlib.contextmanager
 def _implementation(name: str, *tensors: Tensor) -> Iterator[None]:
-    """Select an implementation, or raise an error where it would not run."""
+    """Return a context that selects an implementation.
+
+    Raises:
+        RAVLTError: If the kernels are selected, and would not run on the tensors.
+    """
     if name in _BACKENDS:
         with sdpa_kernel(_BACKENDS[name]):
             yield

@@ -1,8 +1,8 @@
-"""A pytest plugin that keeps the result of every test in a journal.
+"""A pytest plugin that records the result of every test in a journal.
 
 ``pytest -p ravlt.analysis.speed.gpu.recorder --journal FILE`` runs the tests that have
-no result in the file. Its exit status is 0, also if tests fail, unless another process
-has to continue.
+no result in the file. Its exit status is 0, even if tests fail, unless tests remain for
+another process.
 """
 
 import time
@@ -14,7 +14,8 @@ from ravlt.analysis.speed.timing import describe_machine
 
 from .journal import Journal, is_usable, shorten
 
-# Statuses of pytest: tests failed, the session was stopped, no test was left.
+# Exit statuses of pytest after which no other process has to continue: all tests
+# passed, some failed, the session was stopped, no test was left.
 _COMPLETE = (0, 1, 2, 5)
 
 
@@ -26,7 +27,7 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
-    """Register the recorder if there is a file to keep."""
+    """Register the recorder if ``--journal`` is given."""
     path = config.getoption("journal")
     if path:
         recorder = _Recorder(Path(path), config.getoption("seconds"))
@@ -34,7 +35,7 @@ def pytest_configure(config) -> None:
 
 
 class _Recorder:
-    """The hooks that record.
+    """Hooks of pytest that record results.
 
     Args:
         path: File of the journal.
@@ -50,7 +51,7 @@ class _Recorder:
         self._is_usable = True
 
     def pytest_sessionstart(self, session) -> None:
-        """Keep the session, to end it."""
+        """Store the session, which other hooks may end."""
         self._session = session
 
     def pytest_collectreport(self, report) -> None:
@@ -65,7 +66,7 @@ class _Recorder:
         items[:] = [item for item in items if item.nodeid not in known]
 
     def pytest_runtest_protocol(self, item) -> bool | None:
-        """Leave out a test that has ended the process twice."""
+        """Skip a test that has ended the process twice."""
         return None if self._journal.begin({"test": item.nodeid}) else True
 
     def pytest_runtest_logreport(self, report) -> None:
@@ -73,7 +74,7 @@ class _Recorder:
         self._reports.append(report)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Record a test, and end the session if no other one may start."""
+        """Record a test, and end the session if no other test may start."""
         results, self._reports = _results(self._reports), []
         self._journal.record({"test": nodeid}, results)
         if "failed" in results and not is_usable(self._device):
@@ -93,7 +94,7 @@ def _results(reports: list) -> dict:
     for report in reports:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            # Errors of an import end with their message.
+            # Without a crash entry (errors of an import), the message is the last line.
             text = crash.message if crash else str(report.longrepr).splitlines()[-1]
             return results | {"failed": shorten(text)}
     outcome = "skipped" if any(report.skipped for report in reports) else "passed"

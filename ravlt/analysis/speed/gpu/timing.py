@@ -1,4 +1,4 @@
-"""Times on a GPU: by events, of CUDA graphs, and of single kernels."""
+"""Times on a GPU: of calls, of CUDA graphs, and of single kernels."""
 
 import statistics
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from ravlt.analysis.speed.timing import measure_times
 from ravlt.errors import RAVLTError
 
 _REPEAT = 20
-# Calls so long that 20 of them take more seconds are repeated less often.
-_SECONDS, _LEAST = 2.0, 3
-_MIN_FLUSH = 1 << 28
-_CACHES = 4  # bytes written between calls, in caches
+# If _REPEAT calls take more than _MAX_SECONDS, there are fewer, but _MIN_REPEAT.
+_MAX_SECONDS, _MIN_REPEAT = 2.0, 3
+# Bytes written between calls to flush the cache: at least, and in sizes of the cache.
+_MIN_FLUSH, _FLUSHED_CACHES = 1 << 28, 4
 
 
 def time_form(step: Callable[[], object], form: str, device: torch.device) -> dict:
-    """Time a call as it is, or replays of it as a CUDA graph.
+    """Time a call, or replays of it as a CUDA graph.
 
     Args:
-        step: What to time.
-        form: ``'graph'`` captures the call. Its replays wait in the queue of the GPU,
-            so that their time is that of the GPU alone. Any other form starts on an
-            idle GPU: the time contains the launches.
-        device: Where it computes.
+        step: The call.
+        form: ``'graph'`` captures the call. Its replays are queued behind other work of
+            the GPU, so that their time contains no launches. With any other form a call
+            starts on an idle GPU, and its time contains the launches of its kernels.
+        device: Device of the call.
 
     Returns:
         ``seconds`` (median), ``seconds_min``, ``seconds_max`` and ``repeats``.
@@ -38,17 +38,18 @@ def time_form(step: Callable[[], object], form: str, device: torch.device) -> di
 def cold_times(
     step: Callable[[], object], device: torch.device, queued: bool = False
 ) -> list[float]:
-    """Time calls after a warm-up, in seconds, with nothing useful in the cache.
+    """Measure the times of calls in seconds, after a warm-up, with a flushed cache.
 
     Args:
-        step: What to time.
-        device: Where it computes. On a CPU the cache stays as it is.
-        queued: Whether the GPU is still busy with earlier work when the call comes.
+        step: The call.
+        device: Device of the call. On a CPU the cache is not flushed.
+        queued: Whether a call is queued while the GPU still flushes the cache, so that
+            its time contains no launches.
     """
     step()
     (first,) = _times(step, device, queued, 1)
-    repeat = min(_REPEAT, max(_LEAST, int(_SECONDS / max(first, 1e-6))))
-    _times(step, device, queued, repeat // 4)  # clocks rise under load
+    repeat = min(_REPEAT, max(_MIN_REPEAT, int(_MAX_SECONDS / max(first, 1e-6))))
+    _times(step, device, queued, repeat // 4)  # the GPU's clock rises under load
     return _times(step, device, queued, repeat)
 
 
@@ -58,7 +59,7 @@ def _times(
     if device.type == "cpu":
         return measure_times(step, device, warmup=0, repeat=repeat)
     cache = torch.cuda.get_device_properties(device).L2_cache_size
-    size = max(_CACHES * cache, _MIN_FLUSH)
+    size = max(_FLUSHED_CACHES * cache, _MIN_FLUSH)
     flushed = torch.empty(size, dtype=torch.int8, device=device)
     times = []
     for _ in range(repeat):
@@ -75,7 +76,7 @@ def _times(
 
 
 def summarize(times: list[float]) -> dict:
-    """Return median, fastest and slowest of some times, and their number."""
+    """Return the median, minimum and maximum of times, and their number."""
     return {
         "seconds": statistics.median(times),
         "seconds_min": min(times),
@@ -88,7 +89,7 @@ def capture(step: Callable[[], object]) -> Callable[[], None]:
     """Capture a call as a CUDA graph; the current stream must not be the default one.
 
     Returns:
-        A function that replays it.
+        A function that replays the graph.
 
     Raises:
         RAVLTError: If there is no GPU.
@@ -104,14 +105,14 @@ def capture(step: Callable[[], object]) -> Callable[[], None]:
 
 
 def copy_rate(device: torch.device, size: int) -> dict:
-    """Time a copy of random data, the divisor of all floors.
+    """Time a copy of random data, whose bandwidth turns bytes into minimal times.
 
     Args:
-        device: Where the data are.
-        size: Bytes to copy, well over the cache.
+        device: Device of the data.
+        size: Bytes to copy, many times the size of the cache.
 
     Returns:
-        The times, and ``bytes`` read and written.
+        The times as from :func:`summarize`, and ``bytes`` read and written.
     """
     source = torch.randn(size // 2, device=device).bfloat16()
     target = torch.empty_like(source)
@@ -120,11 +121,12 @@ def copy_rate(device: torch.device, size: int) -> dict:
 
 
 def kernel_times(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Profile calls and return the mean seconds of a call by name of the kernel.
+    """Profile calls and return the mean seconds a call spends in each kernel.
 
     Args:
-        step: What to profile.
-        device: A GPU; on a CPU the operators of PyTorch stand for kernels.
+        step: The call.
+        device: Device of the call. On a CPU, PyTorch's operators take the place of
+            kernels.
     """
     on_gpu = device.type == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
