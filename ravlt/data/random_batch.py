@@ -1,4 +1,4 @@
-"""Random pixels and labels of the kind that a model of the hosts wants."""
+"""Random batches of images and labels for models of mmdet and mmseg."""
 
 from collections.abc import Iterator
 
@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-_BOXES = 8  # in an image
+_BOXES = 8  # boxes in an image
 _BRANCHES = ("sup", "unsup_teacher", "unsup_student")  # of semi-supervised detectors
 
 
 def make_batch(
     model: nn.Module, batch: int, size: tuple[int, int], train: bool
 ) -> dict:
-    """Makes up a batch as a data loader gives it: images, or clips of two frames.
+    """Generate a batch in the format of a data loader: images, or clips of two frames.
 
     Args:
         model: A detector, tracker or segmentor.
-        batch: Images, or clips.
+        batch: Number of images or clips.
         size: Height and width.
-        train: Whether it is for training.
+        train: Whether the batch is for training.
 
     Returns:
         ``inputs`` and ``data_samples``, for the model's ``data_preprocessor``.
@@ -42,7 +42,7 @@ def make_batch(
 
 
 def make_sample(model: nn.Module, size: tuple[int, int]):
-    """Makes up what a host's model wants to know of an image, and random labels.
+    """Generate the data sample of an image: its meta information and random labels.
 
     Args:
         model: A detector or segmentor.
@@ -82,7 +82,7 @@ def _clips(model: nn.Module, batch: int, size: tuple[int, int]) -> dict:
 
 
 def _people(batch: int, size: tuple[int, int]) -> dict:
-    """Two pictures of each person, of whom a re-identification model learns."""
+    """Generate two images of each person, for a re-identification model."""
     from mmdet.structures import ReIDDataSample
 
     height, width = size
@@ -95,7 +95,7 @@ def _segmentation_sample(size: tuple[int, int], model: nn.Module):
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample(metainfo=_metainfo(size))
-    # A few regions, as in photographs: noise would show every class everywhere.
+    # A few regions, as in photographs, instead of every class everywhere.
     regions = torch.randint(getattr(model, "num_classes", 2), (1, 1, 4, 4))
     labels = F.interpolate(regions.float(), size).long()[0]
     sample.gt_sem_seg = PixelData(data=labels)
@@ -122,9 +122,10 @@ def _detection_sample(size: tuple[int, int], model: nn.Module):
     sample = DetDataSample(metainfo=_metainfo(size), gt_instances=truth)
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=truth.labels[:0])
     if not any("rpn_head" in name for name in names):
-        # Fast R-CNN is given them; other models would use them in place of their own.
+        # Fast R-CNN needs proposals. A model with an RPN would use these instead of its
+        # own.
         sample.proposals = InstanceData(bboxes=boxes, scores=torch.rand(_BOXES))
-    # Semantic heads behind regions learn from labels at an eighth of the size.
+    # The semantic head of a RoI head (HTC) needs labels at stride 8.
     small = hasattr(getattr(model, "roi_head", None), "semantic_head")
     grid = (height // 8, width // 8) if small else size
     labels = torch.randint(2, (1, *grid), dtype=torch.uint8)
@@ -133,7 +134,7 @@ def _detection_sample(size: tuple[int, int], model: nn.Module):
 
 
 def _class_counts(model: nn.Module) -> Iterator[int]:
-    """Classes of every head but region proposals, which have one."""
+    """Yield the number of classes of every head except RPNs, which have one."""
     for part in model.modules():
         count = getattr(part, "num_classes", None)
         if isinstance(count, int) and count > 0 and "RPN" not in type(part).__name__:

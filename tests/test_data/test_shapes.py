@@ -1,4 +1,4 @@
-"""The shapes data set on disk: its files, its annotations, its errors."""
+"""The shapes data set on disk: files, annotations and errors."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_layout(root):
             expected.add(f"images/{split}/{i:06d}.jpg")
             expected.add(f"annotations/{split}/{i:06d}.png")
     assert names == expected
-    assert list(root.parent.iterdir()) == [root], "temporary files stayed behind"
+    assert list(root.parent.iterdir()) == [root], "temporary files were left"
     image = cv2.imread(str(root / "images/training/000001.jpg"))
     assert image.shape == (*SIZE, 3)
 
@@ -62,13 +62,13 @@ def test_same_arguments_give_the_same_bytes(root, tmp_path):
 
 def test_an_image_does_not_depend_on_the_counts(root, tmp_path):
     few = contents(write_shapes(tmp_path / "few", 3, 2, SIZE, SEED))
-    all_of_them = contents(root)
-    pictures = {name for name in few if not name.endswith(".json")}
-    assert len(pictures) == 10
-    assert all(few[name] == all_of_them[name] for name in pictures)
+    many = contents(root)
+    images = {name for name in few if not name.endswith(".json")}
+    assert len(images) == 10
+    assert all(few[name] == many[name] for name in images)
     name = "annotations/instances_training.json"
     start = json.loads(few[name])["annotations"]
-    assert start == json.loads(all_of_them[name])["annotations"][: len(start)]
+    assert start == json.loads(many[name])["annotations"][: len(start)]
 
 
 def test_seed_and_split_change_the_images(root, tmp_path):
@@ -78,13 +78,13 @@ def test_seed_and_split_change_the_images(root, tmp_path):
     assert len({other[train], other[val], first[train], first[val]}) == 4
 
 
-def test_an_existing_set_is_left_alone(root):
-    def stamps():
+def test_an_existing_set_is_not_written_again(root):
+    def times():
         return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
-    before = stamps()
+    before = times()
     assert write_shapes(str(root), TRAIN, VAL, list(SIZE), SEED) == root
-    assert stamps() == before
+    assert times() == before
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -105,14 +105,14 @@ def test_other_arguments_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "shapes.json"])
-def test_a_foreign_folder_is_refused(tmp_path, name):
+def test_a_folder_with_other_files_is_refused(tmp_path, name):
     (tmp_path / name).write_text("not ours")
     with pytest.raises(RAVLTError, match="choose another folder or delete it"):
         write_shapes(tmp_path, 1, 1)
     assert contents(tmp_path) == {name: b"not ours"}
 
 
-def test_a_file_in_the_way_is_refused(tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "shapes").write_text("not ours")
     with pytest.raises(RAVLTError, match="choose another folder or delete it"):
         write_shapes(tmp_path / "shapes", 1, 1)
@@ -160,7 +160,7 @@ def test_annotations_equal_the_labels(root, split):
             assert (x, x + w - 1) == (columns[0], columns[-1])
             assert (y, y + h - 1) == (rows[0], rows[-1])
         assert covered.max() == 1
-        # The polygons rasterise to the very mask, so nothing needs a tolerance.
+        # Polygons rasterise to exactly the mask, so that no tolerance is needed.
         np.testing.assert_array_equal(
             from_masks, labels(root, split, image["file_name"])
         )
@@ -175,11 +175,11 @@ def test_both_kinds_of_mask_occur_and_only_rle_for_crowds(root):
             assert isinstance(note["segmentation"]["counts"], str)
 
 
-def test_a_ring_and_a_split_mask_survive():
+def test_masks_with_holes_or_several_parts_are_exact():
     split = np.zeros((20, 30), bool)
     split[2:8, 0:5] = split[8:12, 5:9] = split[15:20, 20:30] = True
     polygons = _segmentation(Instance(0, split, False))
-    # The first two touch at a corner only, which one contour walks around.
+    # The first two parts touch at a corner and share one contour.
     assert isinstance(polygons, list) and len(polygons) == 2
     rle = coco_mask.merge(coco_mask.frPyObjects(polygons, 20, 30))
     np.testing.assert_array_equal(coco_mask.decode(rle), split)

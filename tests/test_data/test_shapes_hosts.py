@@ -1,4 +1,4 @@
-"""The hosts' own data sets read the shapes, and their metrics know the truth."""
+"""The shapes in the hosts' data sets, and their ground truth in the hosts' metrics."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_mmdet_reads_it(root):
         np.testing.assert_array_equal(loaded["gt_masks"].to_ndarray(), masks)
 
 
-def test_the_truth_scores_full_marks_in_mmdet(root):
+def test_ground_truth_has_a_perfect_score_in_mmdet(root):
     dataset = coco_dataset(root, "training")
     coco = annotations(root, "training")
     path = root / "annotations" / "instances_training.json"
@@ -53,13 +53,13 @@ def test_the_truth_scores_full_marks_in_mmdet(root):
     metric.dataset_meta = dataset.metainfo
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        found = [one for one in info["instances"] if not one["ignore_flag"]]
+        truth = [one for one in info["instances"] if not one["ignore_flag"]]
         ids = coco.getAnnIds(imgIds=info["img_id"], iscrowd=False)
         masks = [coco.annToMask(note) for note in coco.loadAnns(ids)]
         prediction = {
-            "bboxes": torch.tensor([one["bbox"] for one in found]),
-            "labels": torch.tensor([one["bbox_label"] for one in found]),
-            "scores": torch.ones(len(found)),
+            "bboxes": torch.tensor([one["bbox"] for one in truth]),
+            "labels": torch.tensor([one["bbox_label"] for one in truth]),
+            "scores": torch.ones(len(truth)),
             "masks": torch.from_numpy(np.stack(masks)).bool(),
         }
         sample = {

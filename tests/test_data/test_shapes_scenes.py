@@ -1,4 +1,4 @@
-"""What one scene of the shapes data set shows, and what it does not give away."""
+"""Scenes of the shapes data set: their contents, and what must not reveal a class."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ def scenes() -> list:
     return [draw_scene(np.random.default_rng([9, i]), SIZE) for i in range(200)]
 
 
-def test_what_a_scene_holds(scenes):
+def test_numbers_of_objects_crowds_and_classes(scenes):
     counts = [sum(not one.crowd for one in instances) for _, instances in scenes]
     crowds = [sum(one.crowd for one in instances) for _, instances in scenes]
     assert set(counts) == {4, 5, 6, 7, 8, 9}
@@ -32,7 +32,7 @@ def test_objects_scale_with_the_image():
     assert mean_area((256, 320)) == pytest.approx(mean_area((128, 160)), rel=0.3)
 
 
-def test_objects_stand_out(scenes):
+def test_objects_contrast_with_their_surroundings(scenes):
     faint = 0
     total = 0
     for image, instances in scenes[:60]:
@@ -42,14 +42,14 @@ def test_objects_stand_out(scenes):
             rim = cv2.dilate(mask, np.ones((7, 7), np.uint8)) > mask
             inner = mask > cv2.dilate(1 - mask, np.ones((3, 3), np.uint8))
             inner = inner if inner.any() else one.mask
-            # The median, because what touches an object may have its own colour.
+            # The median, because a neighbour may have the colour of the object.
             gap = smooth[rim] - np.median(smooth[inner], 0)
             faint += np.median(np.linalg.norm(gap, axis=-1)) < 25
             total += 1
     assert faint < 0.02 * total
 
 
-def test_colour_and_texture_do_not_tell_the_class(scenes):
+def test_colour_and_texture_do_not_predict_the_class(scenes):
     features, classes = [], []
     for image, instances in scenes:
         for one in instances:
@@ -64,6 +64,6 @@ def test_colour_and_texture_do_not_tell_the_class(scenes):
     half = len(classes) // 2
     weights, *_ = np.linalg.lstsq(features[:half], np.eye(5)[classes[:half]])
     accuracy = np.mean((features[half:] @ weights).argmax(1) == classes[half:])
-    # Five classes: chance is 0.2, and four standard errors of 380 guesses are 0.08.
+    # Chance level of five classes is 0.2; four standard errors of 380 guesses are 0.08.
     assert half > 350
     assert accuracy < 0.28

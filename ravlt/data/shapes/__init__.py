@@ -1,4 +1,4 @@
-"""The built-in data set: shapes that differ in outline only, drawn on the spot."""
+"""The built-in data set: generated images of shapes that differ in outline only."""
 
 from .dataset import write_shapes
 

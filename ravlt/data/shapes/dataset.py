@@ -1,7 +1,7 @@
-"""A built-in data set for instance and semantic segmentation, drawn on demand.
+"""The shapes data set for instance and semantic segmentation, generated on demand.
 
-MMDetection's ``CocoDataset`` and MMSegmentation's ``ADE20KDataset`` layout share the
-images. ``file_name`` in the COCO files is relative to ``images/<split>/``.
+Its folder has the layouts of COCO and of ADE20K, which share the images. ``file_name``
+in the COCO files is relative to ``images/<split>/``.
 """
 
 import os
@@ -27,7 +27,7 @@ PALETTE = (
     (170, 80, 200),
 )
 
-# Raise it with any change to the pictures, or old copies pass for new ones.
+# Increase it with every change to the images: folders of other versions are refused.
 _VERSION = 2
 _MIN_SIDE = 64
 _JPEG_QUALITY = 92
@@ -40,20 +40,20 @@ def write_shapes(
     size: tuple[int, int] = (128, 160),
     seed: int = 0,
 ) -> Path:
-    """Writes the shapes data set, unless the folder already holds the same one.
+    """Write the shapes data set, unless the folder already holds the same one.
 
     An image shows four to nine objects of random class, size, pose, colour and
     texture that partly hide each other; about one image in twelve also has a crowd.
     Image i of a split depends on the seed, the size and i, not on the counts. The
-    folder appears only when it is complete::
+    folder is created atomically::
 
         images/{training,validation}/NNNNNN.jpg
-        annotations/{training,validation}/NNNNNN.png   1 background, 2.. the classes
+        annotations/{training,validation}/NNNNNN.png   1: background, from 2: classes
         annotations/instances_{training,validation}.json
         shapes.json                                    the arguments
 
-    The label files follow ADE20K: 0 would be unlabelled and does not occur, so that
-    ``reduce_zero_label=True`` gives indices into ``SEG_CLASSES``.
+    Label files follow ADE20K: 0 means unlabelled, and does not occur. With
+    ``reduce_zero_label=True`` labels are indices into ``SEG_CLASSES``.
 
     Args:
         root: The data set's folder; it must be new, empty or hold the same set.
@@ -61,7 +61,7 @@ def write_shapes(
         num_val: Number of validation images, at least 1.
         size: Height and width of the images in pixels, each at least 64. Objects
             scale with the shorter one.
-        seed: Any integer from 0.
+        seed: An integer of at least 0.
 
     Returns:
         The folder, as given.
@@ -161,11 +161,11 @@ def _annotation(instance: Instance, annotation_id: int, image_id: int) -> dict:
 
 
 def _segmentation(instance: Instance) -> list | dict:
-    """Gives polygons where they say the same as the mask, else a compressed RLE."""
+    """Encode a mask as polygons if these are exact, else as a compressed RLE."""
     if not instance.crowd:
         polygons = _polygons(instance.mask)
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, *instance.mask.shape))
-        # Not so for a mask with holes, which outer contours would fill.
+        # Outer contours fill the holes of a mask.
         if np.array_equal(coco_mask.decode(rle), instance.mask):
             return polygons
     rle = coco_mask.encode(np.asfortranarray(instance.mask, np.uint8))
@@ -173,9 +173,9 @@ def _segmentation(instance: Instance) -> list | dict:
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Traces the outer contours, in pixels from the image's upper left corner."""
-    # OpenCV's contours join pixel centres. On doubled pixels they run a quarter of a
-    # pixel inside the border, and so keep every centre on its side.
+    """Trace the outer contours, in pixels from the image's upper left corner."""
+    # OpenCV's contours join pixel centres. On doubled pixels they lie a quarter of a
+    # pixel inside the mask's border, so that they enclose the mask's centres only.
     doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [((c.reshape(-1) + 0.5) / 2).tolist() for c in contours]

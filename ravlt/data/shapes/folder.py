@@ -1,4 +1,4 @@
-"""Folders of generated data sets: complete or absent, and known by their arguments."""
+"""Folders of generated data sets, created atomically and identified by a manifest."""
 
 import json
 import tempfile
@@ -14,15 +14,15 @@ from ravlt.errors import RAVLTError
 def write_once(
     root: Path, kind: str, manifest: Mapping, write: Callable[[Path], None]
 ) -> Path:
-    """Writes a data set, unless the folder already holds the same one.
+    """Write a data set, unless the folder already holds the same one.
 
-    The folder appears only when it is complete, with its manifest ``<kind>.json``.
+    The folder is created atomically, with the manifest in ``<kind>.json``.
 
     Args:
         root: The data set's folder; it must be new, empty or hold the same set.
         kind: Name of the data set.
-        manifest: All that the set depends on.
-        write: Fills the folder that it is given.
+        manifest: Everything that the set depends on.
+        write: Function that writes the set into a new folder.
 
     Returns:
         The folder, as given.
@@ -34,12 +34,12 @@ def write_once(
         return root
     target = root.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A folder inside the temporary one, because the latter is closed to other users.
+    # The draft is inside the temporary folder, which other users cannot read.
     with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=target.parent) as scratch:
         draft = Path(scratch) / kind
         write(draft)
         write_json(draft / f"{kind}.json", manifest)
-        # Looked at again, because another process may have been quicker.
+        # Checked again, because another process may have written the set meanwhile.
         if not _holds(root, kind, manifest):
             if target.exists():
                 target.rmdir()
@@ -48,31 +48,35 @@ def write_once(
 
 
 def check_counts(num_train: int, num_val: int, seed: int) -> None:
-    """Refuses empty splits and negative seeds.
+    """Check that splits are not empty and the seed is not negative.
 
     Raises:
         RAVLTError: If a number is out of range.
     """
     for name, count in (("num_train", num_train), ("num_val", num_val)):
         if count < 1:
-            raise RAVLTError(f"{name} is {count}: ask for at least 1 image.")
+            raise RAVLTError(f"{name} is {count}: give at least 1 image.")
     if seed < 0:
-        raise RAVLTError(f"seed is {seed}: give an integer from 0.")
+        raise RAVLTError(f"seed is {seed}: give an integer of at least 0.")
 
 
 def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
-    """Writes an image that OpenCV can encode, BGR or grey."""
+    """Write an image, BGR or grey, in the format of the file's suffix."""
     _, data = cv2.imencode(path.suffix, image, list(options))
     path.write_bytes(data.tobytes())
 
 
 def write_json(path: Path, content: Mapping) -> None:
-    """Writes a JSON file."""
+    """Write a JSON file."""
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _holds(root: Path, kind: str, manifest: Mapping) -> bool:
-    """Tells whether the set is there; raises if anything else is."""
+    """Return True if the folder holds the set, False if it is new or empty.
+
+    Raises:
+        RAVLTError: If the folder holds anything else.
+    """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:

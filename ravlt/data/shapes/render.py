@@ -1,7 +1,7 @@
-"""Draws one scene of the shapes data set.
+"""Rendering of one scene of the shapes data set.
 
-Class, size, pose, colour and texture are drawn independently of each other, so that
-only the outline tells the classes apart.
+Class, size, pose, colour and texture are sampled independently of each other, so that
+classes differ in their outline only.
 """
 
 import math
@@ -12,13 +12,13 @@ import numpy as np
 
 Size = tuple[int, int]
 
-# Objects with less than this in view are not placed: nobody could name them. A crowd
-# needs more, to be seen to be one.
+# Objects with a smaller visible part are not placed, because their class could not be
+# recognised. A crowd needs a larger part to be recognised as a crowd.
 _MIN_VISIBLE_PIXELS = 30
 _MIN_VISIBLE_SHARE = 0.4
 _MIN_CROWD_SHARE = 0.6
 
-# Lengths are in pixels of an image whose shorter side is this; others scale.
+# Lengths are in pixels of an image with this shorter side, and scale with the side.
 _REFERENCE_SIDE = 128
 _OBJECT_DIAMETER = (20, 48)
 _NUM_OBJECTS = (4, 9)
@@ -36,8 +36,8 @@ class Instance:
 
     Attributes:
         label: Index of the class in ``OUTLINES``.
-        mask: Boolean array (H, W), the pixels in view.
-        crowd: Whether the mask joins several shapes.
+        mask: Visible pixels, a boolean array (H, W).
+        crowd: Whether the mask is the union of several shapes.
     """
 
     label: int
@@ -46,8 +46,8 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class _Thing:
-    """An object before painting: one outline of shape (N, 2), a crowd has several."""
+class _Placed:
+    """A placed object: its outline of shape (N, 2), or those of a crowd's members."""
 
     label: int
     outlines: list[np.ndarray]
@@ -68,7 +68,7 @@ def _plus(length: float, half_width: float) -> np.ndarray:
     )
 
 
-# The radii bring the areas close together: the size must not tell the class.
+# With these radii areas are similar, so that the class does not depend on the size.
 OUTLINES = {
     "disk": _spokes([0.95] * 64),
     "square": _spokes([1.2] * 4),
@@ -82,66 +82,69 @@ _UNIT_OUTLINES = tuple(OUTLINES.values())
 def draw_scene(
     rng: np.random.Generator, size: Size
 ) -> tuple[np.ndarray, list[Instance]]:
-    """Draws an image and the masks of what is in view.
+    """Render an image and the masks of its visible objects.
 
     Args:
-        rng: Source of every random choice; the same state gives the same scene.
+        rng: Generator of all random numbers; the same state gives the same scene.
         size: Height and width, in pixels.
 
     Returns:
         The RGB image, uint8 of shape (H, W, 3), and the instances, back to front.
         Their masks do not overlap.
     """
-    things, instances = _place(rng, size)
+    objects, instances = _place(rng, size)
     canvas = _background(rng, size)
-    for thing in things:
-        for outline in thing.outlines:
+    for placed in objects:
+        for outline in placed.outlines:
             canvas = _paint_over(rng, canvas, _coverage(outline, size))
     return _photograph(rng, canvas), instances
 
 
-def _place(rng: np.random.Generator, size: Size) -> tuple[list[_Thing], list[Instance]]:
-    """Poses the objects, back to front, so that enough of each stays in view."""
+def _place(
+    rng: np.random.Generator, size: Size
+) -> tuple[list[_Placed], list[Instance]]:
+    """Place objects such that enough of each is visible; return them back to front."""
     crowds = [False] * int(rng.integers(*_NUM_OBJECTS, endpoint=True))
     if rng.random() < _CROWD_CHANCE:
         crowds.insert(int(rng.integers(len(crowds) + 1)), True)
     covered = np.zeros(size, bool)
-    things, instances = [], []
-    # Front to back, because what is placed then never loses pixels to a later one.
+    objects, instances = [], []
+    # Front to back, because objects that are placed later then hide no earlier one.
     for crowd in crowds:
         for _ in range(_PLACING_ATTEMPTS):
-            thing = _pose(rng, size, crowd)
-            masks = [_coverage(outline, size) >= 0.5 for outline in thing.outlines]
-            whole = np.logical_or.reduce(masks)
-            visible = whole & ~covered
-            if np.count_nonzero(visible) >= _least_area(thing):
-                covered |= whole
-                things.insert(0, thing)
-                instances.insert(0, Instance(thing.label, visible, crowd))
+            placed = _pose(rng, size, crowd)
+            masks = [_coverage(outline, size) >= 0.5 for outline in placed.outlines]
+            mask = np.logical_or.reduce(masks)
+            visible = mask & ~covered
+            if np.count_nonzero(visible) >= _min_visible_area(placed):
+                covered |= mask
+                objects.insert(0, placed)
+                instances.insert(0, Instance(placed.label, visible, crowd))
                 break
-    return things, instances
+    return objects, instances
 
 
-def _least_area(thing: _Thing) -> float:
-    full = sum(cv2.contourArea(o.astype(np.float32)) for o in thing.outlines)
-    share = _MIN_CROWD_SHARE if thing.crowd else _MIN_VISIBLE_SHARE
-    return max(_MIN_VISIBLE_PIXELS, share * full)
+def _min_visible_area(placed: _Placed) -> float:
+    area = sum(cv2.contourArea(o.astype(np.float32)) for o in placed.outlines)
+    share = _MIN_CROWD_SHARE if placed.crowd else _MIN_VISIBLE_SHARE
+    return max(_MIN_VISIBLE_PIXELS, share * area)
 
 
-def _pose(rng: np.random.Generator, size: Size, crowd: bool) -> _Thing:
+def _pose(rng: np.random.Generator, size: Size, crowd: bool) -> _Placed:
+    """Sample class, position and size of an object, or of a crowd's members."""
     scale = min(size) / _REFERENCE_SIDE
     label = int(rng.integers(len(_UNIT_OUTLINES)))
     centre = rng.uniform((0, 0), size[::-1])
     if not crowd:
         diameter = scale * math.exp(rng.uniform(*np.log(_OBJECT_DIAMETER)))
-        return _Thing(label, [_outline(rng, label, centre, diameter)], False)
+        return _Placed(label, [_outline(rng, label, centre, diameter)], False)
     diameter = scale * rng.uniform(*_MEMBER_DIAMETER)
     centres = centre + diameter * _sunflower(rng, int(rng.integers(6, 13)))
-    return _Thing(label, [_outline(rng, label, c, diameter) for c in centres], True)
+    return _Placed(label, [_outline(rng, label, c, diameter) for c in centres], True)
 
 
 def _sunflower(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Packs points a little over 1 apart, whatever their number; shape (count, 2)."""
+    """Arrange points in a sunflower spiral, a little over 1 apart; shape (count, 2)."""
     index = np.arange(count)
     angle = index * math.pi * (3 - math.sqrt(5)) + rng.uniform(0, 2 * math.pi)
     points = np.stack((np.cos(angle), np.sin(angle)), 1)
@@ -152,7 +155,7 @@ def _sunflower(rng: np.random.Generator, count: int) -> np.ndarray:
 def _outline(
     rng: np.random.Generator, label: int, centre: np.ndarray, diameter: float
 ) -> np.ndarray:
-    """Stretches along a random axis, turns and moves; (x, y) in pixels, (N, 2)."""
+    """Stretch, rotate and move a class's outline; (x, y) in pixels, shape (N, 2)."""
     stretch = math.sqrt(rng.uniform(1, 1.3))
     axis, turn = rng.uniform(0, 2 * math.pi, 2)
     shape = _UNIT_OUTLINES[label] @ _rotation(axis)
@@ -166,10 +169,10 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def _coverage(outline: np.ndarray, size: Size) -> np.ndarray:
-    """Gives the share of each pixel inside the outline, float32 (H, W)."""
+    """Compute the share of each pixel inside the outline, float32 (H, W)."""
     height, width = size
     fine = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
-    # OpenCV counts from the centre of the first pixel, outlines from its corner.
+    # OpenCV's origin is the centre of the first pixel, that of outlines its corner.
     corners = np.round((outline * _SUPERSAMPLING - 0.5) * 16).astype(np.int32)
     cv2.fillPoly(fine, [corners], 255, shift=4)
     coarse = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
@@ -177,7 +180,7 @@ def _coverage(outline: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: Size) -> np.ndarray:
-    """Blends two paints along soft blobs; float32 (H, W, 3), 0 to 255."""
+    """Blend two textures by smooth noise; float32 (H, W, 3) in [0, 255]."""
     blend = _smooth(rng, size)[..., None]
     first, second = (_mix(_pattern(rng, size), *_colours(rng)) for _ in range(2))
     return first + (second - first) * (0.6 * blend)
@@ -186,6 +189,7 @@ def _background(rng: np.random.Generator, size: Size) -> np.ndarray:
 def _paint_over(
     rng: np.random.Generator, canvas: np.ndarray, coverage: np.ndarray
 ) -> np.ndarray:
+    """Blend a random texture over the canvas, in colours that contrast with it."""
     pattern = _pattern(rng, coverage.shape)
     inside = (coverage > 0).astype(np.uint8)
     rim = cv2.dilate(inside, np.ones((5, 5), np.uint8)) > inside
@@ -197,12 +201,12 @@ def _paint_over(
 def _contrasting(
     rng: np.random.Generator, around: np.ndarray, pattern: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws colours until most of the outline stands out, or takes the best.
+    """Sample colours until most of an outline has contrast; else return the best ones.
 
     Args:
-        rng: Source of the colours.
-        around: What is already there along the outline, (N, 3).
-        pattern: The new paint's pattern at the same pixels, (N,).
+        rng: Generator of the colours.
+        around: Colours of the canvas along the outline, (N, 3).
+        pattern: The new texture at the same pixels, (N,).
     """
     best, best_contrast = None, -1.0
     for _ in range(_COLOUR_ATTEMPTS):
@@ -226,13 +230,13 @@ def _mix(pattern: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _pattern(rng: np.random.Generator, size: Size) -> np.ndarray:
-    """Draws a texture, float32 (H, W), 0 to 1."""
+    """Sample a texture, float32 (H, W) in [0, 1]."""
     kinds = (_ramp, _smooth, _stripes, _speckle)
     return kinds[int(rng.integers(len(kinds)))](rng, size)
 
 
 def _direction(rng: np.random.Generator, size: Size) -> np.ndarray:
-    """Measures along a random direction, in pixels from the centre; (H, W)."""
+    """Compute the coordinate along a random direction, in pixels from the centre."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     y, x = y - (size[0] - 1) / 2, x - (size[1] - 1) / 2
@@ -261,7 +265,7 @@ def _speckle(rng: np.random.Generator, size: Size) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: Size, cell: float) -> np.ndarray:
-    """Interpolates a coarse random grid; ``cell`` is the length of one mesh."""
+    """Interpolate a coarse random grid whose cells have a side of ``cell`` pixels."""
     cell *= min(size) / _REFERENCE_SIDE
     grid = rng.random([math.ceil(side / cell) + 1 for side in size], np.float32)
     fine = cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC)
@@ -269,7 +273,7 @@ def _noise(rng: np.random.Generator, size: Size, cell: float) -> np.ndarray:
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Lights the scene and takes the picture; uint8 (H, W, 3)."""
+    """Apply light, gamma, blur and sensor noise; return uint8 (H, W, 3)."""
     size = canvas.shape[:2]
     light = rng.uniform(0.65, 1.1) * (
         1 + rng.uniform(0, 0.5) * (_ramp(rng, size) - 0.5)
