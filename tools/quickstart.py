@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Trains and evaluates a small detector and a small segmentor on built-in images.
+"""Train and evaluate a small detector and a small segmentor on the built-in data set.
 
-Draws the data set, trains Mask R-CNN and Semantic FPN on a small all-linear RAVLT from
-scratch, saves pictures of the predictions and prints one table. An interrupted run
-continues where it stopped.
+This generates the images, trains Mask R-CNN and Semantic FPN from scratch on a small
+all-linear RAVLT, saves pictures of the predictions and prints one table. An interrupted
+run continues where it stopped.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RUNS = {
     "detector": "mask-rcnn_ravlt-mini_fpn_shapes.py",
     "segmentor": "fpn_ravlt-mini_shapes.py",
 }
-# Heading: the model, the evaluator's name, and what it counts in.
+# By heading: the model, the evaluator's key, and its value for a perfect result.
 METRICS = {
     "box AP": ("detector", "coco/bbox_mAP", 1),
     "mask AP": ("detector", "coco/segm_mAP", 1),
@@ -37,31 +37,35 @@ BASELINES = ("mask-rcnn_r18_fpn_shapes", "fpn_r18_shapes")
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--data-root", default="data/shapes", help="where the images are written"
+        "--data-root", default="data/shapes", help="folder for the images"
     )
     parser.add_argument(
-        "--work-dir", default="work_dirs/quickstart", help="where the results go"
+        "--work-dir", default="work_dirs/quickstart", help="folder for the results"
     )
     return parser.parse_args()
 
 
-def call(tool: str, *args: str) -> None:
-    """Runs one of our tools with its output shown."""
+def run_tool(tool: str, *args: str) -> None:
+    """Run a tool in a process of its own.
+
+    Raises:
+        RAVLTError: If it fails.
+    """
     command = [sys.executable, str(ROOT / "tools" / tool), *args]
     if subprocess.run(command).returncode:
-        raise RAVLTError(f"tools/{tool} failed; its own words are above.")
+        raise RAVLTError(f"tools/{tool} failed; see its error above.")
 
 
-def run(name: str, data_root: str, work_dir: Path) -> dict[str, float]:
-    """Trains (or continues), evaluates and draws one model; gives its metrics."""
+def train_and_evaluate(name: str, data_root: str, work_dir: Path) -> dict[str, float]:
+    """Train a model, or continue its training, and return its metrics."""
     config = str(CONFIGS / RUNS[name])
     folder = work_dir / name
-    call(
+    run_tool(
         *("train.py", config, "--data-root", data_root),
         *("--work-dir", str(folder), "--resume"),
     )
     checkpoint = (folder / "last_checkpoint").read_text()
-    call(
+    run_tool(
         *("test.py", config, checkpoint, "--data-root", data_root),
         *("--work-dir", str(folder / "test"), "--show-dir", str(folder / "pictures")),
     )
@@ -69,8 +73,8 @@ def run(name: str, data_root: str, work_dir: Path) -> dict[str, float]:
     return json.loads(newest.read_text())
 
 
-def recorded() -> dict[str, float]:
-    """Gives what the same heads on a ResNet-18 reached, from the metafile."""
+def read_baseline() -> dict[str, float]:
+    """Return the recorded metrics of the same heads on a ResNet-18."""
     models = yaml.safe_load((CONFIGS / "metafile.yml").read_text())["Models"]
     return {
         heading: value / 100
@@ -83,14 +87,16 @@ def recorded() -> dict[str, float]:
 
 def main() -> None:
     args = parse_args()
-    baseline = recorded()
+    baseline = read_baseline()
     start = time.time()
-    print(f"Drawing the data set into {args.data_root} (once).")
+    print(f"Writing the data set to {args.data_root}, unless it is there.")
     write_shapes(args.data_root, num_train=900, num_val=150)
     work_dir = Path(args.work_dir)
-    results = {name: run(name, args.data_root, work_dir) for name in RUNS}
+    results = {
+        name: train_and_evaluate(name, args.data_root, work_dir) for name in RUNS
+    }
     rows = {
-        "RAVLT, here and now": [
+        "RAVLT, this run": [
             results[name][key] / unit for name, key, unit in METRICS.values()
         ],
         "ResNet-18, recorded": [baseline[heading] for heading in METRICS],

@@ -73,4 +73,4 @@ def test_the_closing_table_reads_the_metafile():
             for result in entry["Results"]
             if heading in result["Metrics"]
         )
-        assert tool["recorded"]()[heading] == pytest.approx(value / 100)
+        assert tool["read_baseline"]()[heading] == pytest.approx(value / 100)

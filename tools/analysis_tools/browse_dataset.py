@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Draws the images of a config's data set as training sees them, with their labels.
+"""Draw the images of a config's data set with their labels, after the pipeline.
 
-One tool for both hosts: mmseg 1.2's own fails with present versions of OpenCV.
+This serves both hosts; mmseg 1.2's own tool fails with current versions of OpenCV.
 """
 
 import argparse
@@ -22,12 +22,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("out", help="new folder for the pictures")
     parser.add_argument("--data-root", help="folder of the data set")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train")
-    parser.add_argument("--number", type=int, default=20, help="images; default 20")
+    parser.add_argument("--number", type=int, default=20, help="images; default: 20")
     return parser.parse_args()
 
 
 def drawable(sample):
-    """Gives a copy that holds arrays where mmdet has classes of boxes and masks."""
+    """Return a sample with arrays in place of mmdet's box and mask classes."""
     sample = sample.numpy()
     instances = sample.get("gt_instances")
     if instances is not None:
@@ -54,7 +54,7 @@ def main() -> None:
     for i in range(min(args.number, len(dataset))):
         item = dataset[i]
         sample = item["data_samples"]
-        # To RGB; contiguous, which OpenCV wants of what it draws on.
+        # BGR to RGB. OpenCV draws only on contiguous arrays.
         image = item["inputs"].flip(0).permute(1, 2, 0).contiguous().numpy()
         name = os.path.splitext(os.path.basename(sample.img_path))[0]
         visualizer.add_datasample(

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Shows which classes a segmentor takes for which, from predictions of tools/test.py.
+"""Draw the confusion matrix of a segmentor from the predictions of tools/test.py.
 
-mmseg 1.2's own tool subtracts 1 from labels that its loader has reduced already
-(ADE20K). For detectors, mmdet's takes the .pkl file of ``tools/test.py --out``.
+mmseg 1.2's own tool subtracts 1 from labels from which its loader has already
+subtracted it (ADE20K). For detectors, use mmdet's tool with the .pkl file of
+``tools/test.py --out``.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config of a segmentor")
     parser.add_argument("predictions", help="folder that tools/test.py --out wrote")
-    parser.add_argument("out", help="new picture, e.g. confusion.png")
+    parser.add_argument("out", help="new image file, e.g. confusion.png")
     parser.add_argument("--data-root", help="folder of the data set")
     return parser.parse_args()
 
@@ -47,8 +48,8 @@ def main() -> None:
         sample = dataset[i]["data_samples"]
         path = Path(args.predictions, Path(sample.img_path).stem + ".png")
         if not path.is_file():
-            raise RAVLTError(f"'{path}' is missing; run tools/test.py --out anew.")
-        # Files hold classes from 1 on where the labels' zero stands for none.
+            raise RAVLTError(f"'{path}' is missing; run tools/test.py --out again.")
+        # With reduce_zero_label, mmseg writes predicted classes plus 1.
         predicted = np.asarray(Image.open(path)).astype(np.int64)
         predicted -= bool(sample.reduce_zero_label)
         labels = sample.gt_sem_seg.data.squeeze(0).numpy()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Counts parameters and multiply-adds of a config's model, part by part."""
+"""Count parameters and multiply-adds of a model, part by part."""
 
 import argparse
 
@@ -37,9 +37,10 @@ def main() -> None:
             f"{cost.macs_without_attention / 1e9:18.2f}{cost.macs / 1e9:16.2f}"
         )
     print(
-        "'No attention' leaves out the products between activations, as papers do. Of "
-        "StandardRoIHead and CascadeRoIHead: boxes of 1000 proposals, masks of 100; of "
-        "other models, what the host computes for one image."
+        "'No attention' leaves out products of two activations, as papers do. "
+        "StandardRoIHead and CascadeRoIHead are counted with the boxes of 1000 "
+        "proposals and the masks of 100, other models with what the host computes for "
+        "one image."
     )
 
 

@@ -14,13 +14,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arch", default="tsbl", help="letters of the sizes wanted")
+    parser.add_argument("--arch", default="tsbl", help="letters of the sizes to count")
     args = parser.parse_args()
     rows = list(zoo_rows(str(CONFIGS), args.arch))
     print(zoo_table(rows))
-    off = [row.name for row in rows if not row.agrees]
-    if off:
-        raise RAVLTError(f"These models differ from their metafiles: {', '.join(off)}.")
+    different = [row.name for row in rows if not row.agrees]
+    if different:
+        names = ", ".join(different)
+        raise RAVLTError(f"These models differ from their metafiles: {names}.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Prepares a checkpoint for publication: weights and meta only, sha-256 in the name.
+"""Prepare a checkpoint for publication: weights and meta only, sha-256 in its name.
 
-The average of an EMAHook is what a checkpoint holds as its state_dict; the raw weights
-beside it go, like the optimizer's state.
+In a checkpoint of an EMAHook, ``state_dict`` holds the averaged weights. They are kept;
+the weights before averaging and the optimizer's state are removed.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Converts a released RAVLT detector or segmentor to the present OpenMMLab."""
+"""Convert a released RAVLT detector or segmentor to the current OpenMMLab."""
 
 import argparse
 import os
@@ -23,8 +23,8 @@ def main() -> None:
     checkpoint = convert_released(load_config(args.config), args.released)
     save_new(checkpoint, args.out)
     print(
-        f"{args.out}: {len(checkpoint['state_dict'])} tensors, all of the model's and "
-        f"no other. Evaluate it: python tools/test.py {args.config} "
+        f"{args.out}: {len(checkpoint['state_dict'])} tensors, exactly those of the "
+        f"model. Evaluate it: python tools/test.py {args.config} "
         f"{os.path.relpath(args.out)}"
     )
 
