@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a kill while writing leaves the old one."""
+"""Atomic writes of files, which survive a kill, and errors of full disks."""
 
 import contextlib
 import errno
@@ -12,19 +12,20 @@ from mmengine.fileio import LocalBackend, register_backend
 from ravlt.errors import RAVLTError
 
 _PREFIX, _PARTIAL = "writing-", ".part"
-_ADVICE = "make room there, or make it writable, and go on (a training by --resume)"
-# What a disk that takes no more says: full, over quota, too large, read-only.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_ADVICE = "free space or make it writable, then continue (training: --resume)"
+# The disk is full, over quota, at its limit of file sizes, or read-only.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local backend, which writes beside the file and then renames."""
+    """Local backend of mmengine that writes a temporary file and renames it."""
 
     def put(self, obj: bytes, filepath) -> None:
-        """Writes bytes; the file changes at once or not at all.
+        """Write bytes to a file atomically.
 
         Raises:
-            RAVLTError: If the disk is full, or refuses for another reason.
+            RAVLTError: If the file cannot be written, because the disk is full for
+                example. An old file is unchanged.
         """
         folder = os.path.dirname(os.path.abspath(filepath))
         try:
@@ -32,8 +33,8 @@ class AtomicLocalBackend(LocalBackend):
             self._write(obj, filepath, folder)
         except OSError as error:
             raise RAVLTError(
-                f"Cannot write '{filepath}' ({error.strerror or error}), so that it is "
-                f"as before; {_ADVICE}."
+                f"Cannot write '{filepath}' ({error.strerror or error}), so it is "
+                f"unchanged; {_ADVICE}."
             ) from error
 
     @staticmethod
@@ -44,7 +45,7 @@ class AtomicLocalBackend(LocalBackend):
                 file.write(obj)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes a private file; give it what open() would have given.
+            # mkstemp() creates a private file; set the permissions of open().
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
@@ -52,7 +53,8 @@ class AtomicLocalBackend(LocalBackend):
         except BaseException:
             os.unlink(temporary)
             raise
-        # The new name is on the disk when the folder is. Not every network disk can.
+        # The rename is on the disk only after a sync of the folder, which some network
+        # file systems do not support.
         with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY)
             try:
@@ -62,40 +64,40 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def use_atomic_writes() -> None:
-    """Makes mmengine write local files through :class:`AtomicLocalBackend`.
+    """Make mmengine write local files through :class:`AtomicLocalBackend`.
 
-    For programs, not for libraries: it changes mmengine's registry of backends.
+    Only programs should call it, because it changes mmengine's global registry.
     """
     register_backend("local", AtomicLocalBackend, force=True, prefixes="")
 
 
 def remove_partial(folder: str) -> None:
-    """Removes what a kill while writing left in a folder that nobody writes to."""
+    """Remove temporary files of killed writers; no process may write to the folder."""
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         if entry.name.startswith(_PREFIX) and entry.name.endswith(_PARTIAL):
             os.remove(entry.path)
 
 
 def explain_refusal(error: BaseException) -> str | None:
-    """Says in one sentence that a disk takes no more, if that is what an error is."""
-    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+    """Return a sentence on an error of a full or read-only disk; None for others."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
         return None
     place = f" '{error.filename}'" if error.filename else ""
     return f"Cannot write{place} ({error.strerror}); {_ADVICE}."
 
 
 def save_new(checkpoint: dict, path: str) -> None:
-    """``torch.save`` to a file that must not exist yet, see :func:`write_new`."""
+    """Save a checkpoint as a new file, see :func:`write_new`."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_new(buffer.getvalue(), path)
 
 
 def write_new(data: bytes, path: str) -> None:
-    """Writes a file at once or not at all.
+    """Write a new file atomically.
 
     Raises:
-        RAVLTError: If there is such a file already.
+        RAVLTError: If the file exists, or cannot be written.
     """
     if os.path.exists(path):
         raise RAVLTError(f"'{path}' exists; name another file or remove it.")

@@ -1,6 +1,6 @@
-"""Test-time augmentation of detectors with masks, which mmdet's own leaves out.
+"""Test-time augmentation of instance segmentation; mmdet's drops the masks.
 
-``import ravlt`` does not import it, since it needs mmdet.
+``import ravlt`` does not import this module, because it needs mmdet.
 """
 
 import torch
@@ -11,20 +11,20 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-# Axes of masks (instances, height, width) that a flip turns round.
+# Axes of masks (instances, height, width) that each flip reverses.
 _FLIPPED = dict(horizontal=[2], vertical=[1], diagonal=[1, 2])
 
 
 @MODELS.register_module()
 class MaskTTAModel(DetTTAModel):
-    """Merges what a detector found in several views of an image, masks included.
+    """Test-time augmentation that merges boxes and masks of several views of an image.
 
-    Boxes are merged by NMS, as in mmdet, and a box that stays keeps the mask that was
-    predicted with it: masks of several views are not averaged.
+    NMS selects boxes, as in mmdet. A selected box keeps the mask that was predicted
+    with it; masks of several views are not averaged.
 
     Args:
         tta_cfg: ``nms`` and ``max_per_img``.
-        **kwargs: As of mmengine's BaseTTAModel.
+        **kwargs: See mmengine's BaseTTAModel.
     """
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
@@ -32,20 +32,20 @@ class MaskTTAModel(DetTTAModel):
         if "masks" not in views[0]:
             return super()._merge_single_sample(data_samples)
         metas = [sample.metainfo for sample in data_samples]
-        found = InstanceData.cat(views)
-        found.bboxes = self.merge_aug_bboxes([v.bboxes for v in views], None, metas)
-        found.masks = torch.cat(
-            [_unflipped(v.masks, meta) for v, meta in zip(views, metas, strict=True)]
+        merged = InstanceData.cat(views)
+        merged.bboxes = self.merge_aug_bboxes([v.bboxes for v in views], None, metas)
+        merged.masks = torch.cat(
+            [_flip_back(v.masks, meta) for v, meta in zip(views, metas, strict=True)]
         )
-        if len(found):
+        if len(merged):
             nms = self.tta_cfg.nms
-            dets, kept = batched_nms(found.bboxes, found.scores, found.labels, nms)
-            found = found[kept]
-            found.scores = dets[:, 4]  # soft NMS lowers them
-        merged = data_samples[0]
-        merged.pred_instances = found[: self.tta_cfg.max_per_img]
-        return merged
+            dets, kept = batched_nms(merged.bboxes, merged.scores, merged.labels, nms)
+            merged = merged[kept]
+            merged.scores = dets[:, 4]  # soft NMS changes scores
+        sample = data_samples[0]
+        sample.pred_instances = merged[: self.tta_cfg.max_per_img]
+        return sample
 
 
-def _unflipped(masks: Tensor, meta: dict) -> Tensor:
+def _flip_back(masks: Tensor, meta: dict) -> Tensor:
     return masks.flip(_FLIPPED[meta["flip_direction"]]) if meta["flip"] else masks

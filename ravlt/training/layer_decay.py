@@ -9,13 +9,15 @@ from ravlt.errors import RAVLTError
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Gives early layers smaller learning rates (as BEiT, arXiv 2106.08254, does).
+    """Constructor of an optimizer with smaller learning rates for earlier layers.
 
-    A parameter at depth i of n layers has the learning rate lr * rate^(n - 1 - i), by
-    the ``get_layer_depth`` of the module that it is in; what is in none keeps lr.
-    ``optim_wrapper=dict(constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.9, ...))``; all other settings of
-    ``paramwise_cfg`` are mmengine's and multiply with it.
+    A parameter at depth i of n layers has the learning rate lr * rate^(n - 1 - i), as
+    in BEiT (arXiv 2106.08254). The depth comes from the ``get_layer_depth`` method of
+    the module that contains the parameter. Parameters of other modules keep lr.
+
+    Select it by ``optim_wrapper=dict(constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.9, ...))``. The factor multiplies with
+    mmengine's settings in ``paramwise_cfg``.
 
     Args:
         optim_wrapper_cfg: As in mmengine.
@@ -34,14 +36,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"paramwise_cfg.layer_decay_rate={self.rate} of "
                 f"{type(self).__name__} must be in (0, 1]; 0.9 is usual."
             )
-        # Without any setting mmengine makes one group of everything.
+        # Without any setting, mmengine puts all parameters into one group.
         paramwise_cfg.setdefault("bypass_duplicate", False)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix="", **kwargs):
-        """Adds a group for each parameter, as mmengine; then scales learning rates."""
+        """Add a group for each parameter and scale its learning rate."""
         super().add_params(params, module, prefix, **kwargs)
-        if prefix:  # mmengine calls this method for every child
+        if prefix:  # a recursive call for a child; the root scales all groups
             return
         scales = self._scales(module)
         for group in params:
@@ -50,6 +52,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 group["lr"] = group.get("lr", self.base_lr) * scales[parameter]
 
     def _scales(self, model: nn.Module) -> dict[nn.Parameter, float]:
+        """Compute the factor of the learning rate of each parameter with a depth."""
         scales = {}
         for _, module in model.named_modules():
             if not hasattr(module, "get_layer_depth"):

@@ -1,4 +1,4 @@
-"""The hook that logs effective ranks of attention during training."""
+"""A hook that logs effective ranks of attention during training."""
 
 import contextlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class EffectiveRankHook(Hook):
-    """Logs effective ranks of every RAVLT attention layer during training.
+    """Hook that logs effective ranks of every RAVLT attention layer in training.
 
     ``rank_output/LAYER`` is the rank of the input to the layer's last projection.
     ``rank_kv/LAYER`` is the rank of its KV buffer, if it has one. Both are computed

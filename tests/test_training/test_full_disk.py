@@ -68,8 +68,8 @@ def test_disk(tmp_path, shapes, disk, break_, mend, reason):
     train(*line, options=SIX | {"train_cfg.max_iters": 2}).succeeded()
     break_(disk)
     assert train(*line, options=SIX).error() == (
-        f"error: Cannot write 'disk/work/iter_4.pth' ({reason}), so that it is as "
-        f"before; make room there, or make it writable, and go on (a training by "
+        f"error: Cannot write 'disk/work/iter_4.pth' ({reason}), so it is "
+        f"unchanged; free space or make it writable, then continue (training: "
         f"--resume)."
     )
     # The last one is whole, and nothing half-written is beside it.

@@ -40,9 +40,7 @@ def test_failure_keeps_the_old_file_and_no_rest(tmp_path, monkeypatch, step, err
 
     monkeypatch.setattr(os, step, fail)
     if isinstance(error, OSError):
-        named = (
-            rf"Cannot write '{path}' \(No space left\), so that it is as before; make"
-        )
+        named = rf"Cannot write '{path}' \(No space left\), so it is unchanged; free"
         expected = pytest.raises(RAVLTError, match=named)
     else:
         expected = pytest.raises(KeyboardInterrupt)
@@ -122,8 +120,8 @@ def test_rests_of_a_kill_are_removed_and_nothing_else(tmp_path):
 
 def test_refusals_of_a_disk_are_told_from_other_errors():
     assert explain_refusal(OSError(28, "No space left on device", "a/b")) == (
-        "Cannot write 'a/b' (No space left on device); make room there, or make it "
-        "writable, and go on (a training by --resume)."
+        "Cannot write 'a/b' (No space left on device); free space or make it "
+        "writable, then continue (training: --resume)."
     )
     assert explain_refusal(OSError(28, "No space left on device")).startswith(
         "Cannot write (No space"

@@ -1,4 +1,4 @@
-"""Views of one image merged by hand: boxes by NMS, and each with its own mask."""
+"""Test-time augmentation with masks, against views merged by hand."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def rectangle(x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
 
 
 def view(found: list[tuple], direction: str | None = None) -> DetDataSample:
-    """What is found in a view: boxes that are filled by their masks."""
+    """Return the predictions in a view: boxes, each filled by its mask."""
     boxes = [flip(box, direction) for box, _, _ in found]
     masks = [rectangle(*box) for box in boxes]
     instances = InstanceData(
@@ -81,20 +81,20 @@ def test_boxes_and_masks_of_two_views(direction):
         assert torch.equal(mask, rectangle(*box))
 
 
-def test_the_best_are_kept():
+def test_the_highest_scores_are_kept():
     views = view([(PLAIN_ONLY, 0.3, 0)]), view([(BOTH, 0.9, 1)], "horizontal")
     found = merge(*views, max_per_img=1)
     assert found.bboxes.tolist() == [BOTH]
     assert torch.equal(found.masks, rectangle(*BOTH)[None])
 
 
-def test_nothing_found():
+def test_views_without_predictions():
     found = merge(view([]), view([], "horizontal"))
     assert found.bboxes.shape == (0, 4)
     assert found.masks.shape == (0, HEIGHT, WIDTH)
 
 
-def test_without_masks_it_is_mmdets():
+def test_without_masks_the_result_is_mmdets():
     views = [view([(BOTH, 0.9, 0)]), view([(BOTH, 0.8, 0)], "horizontal")]
     for sample in views:
         del sample.pred_instances.masks
