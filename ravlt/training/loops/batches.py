@@ -17,15 +17,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 LOADING, TRAINING = 0, 1
 
 
-def set_random_state(purpose: int, seed: int, number: int) -> None:
-    """Sets the generators of Python, numpy and torch (on every device).
+def set_random_state(purpose: int, seed: int, rank: int, number: int) -> None:
+    """Set the generators of Python, numpy and torch (on every device).
 
     Args:
         purpose: ``LOADING`` or ``TRAINING``.
         seed: Of the run.
+        rank: Of the process that trains on the batch.
         number: Of the batch, counted from the beginning of the run.
     """
-    key = np.random.SeedSequence([purpose, seed, get_rank(), number])
+    key = np.random.SeedSequence([purpose, seed, rank, number])
     words = key.generate_state(4)
     random.seed(words.tobytes())
     np.random.seed(words)
@@ -80,9 +81,10 @@ class _Loading:
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.rank = get_rank()  # a spawned worker has no process group to ask
 
     def __call__(self, batch: Batch) -> list:
-        set_random_state(LOADING, self.seed, batch.number)
+        set_random_state(LOADING, self.seed, self.rank, batch.number)
         return [self.dataset[index] for index in batch]
 
 

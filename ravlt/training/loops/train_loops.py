@@ -39,7 +39,7 @@ class SafeIterBasedTrainLoop(IterBasedTrainLoop):
         return super().run()
 
     def run_iter(self, data_batch) -> None:
-        set_random_state(TRAINING, self.runner.seed, self._iter)
+        set_random_state(TRAINING, self.runner.seed, self.runner.rank, self._iter)
         super().run_iter(data_batch)
 
     @property
@@ -75,7 +75,7 @@ class SafeEpochBasedTrainLoop(EpochBasedTrainLoop):
         super().run_epoch()
 
     def run_iter(self, idx: int, data_batch) -> None:
-        set_random_state(TRAINING, self.runner.seed, self._iter)
+        set_random_state(TRAINING, self.runner.seed, self.runner.rank, self._iter)
         super().run_iter(idx + self._passed, data_batch)
 
     @property
