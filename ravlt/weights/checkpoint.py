@@ -249,7 +249,15 @@ def _read_without_config(path: str, map_location="cpu"):
             for key in ("cfg", "config"):
                 if isinstance(owner, dict):
                     owner.pop(key, None)
+        _name_state_dict(content)
     return content
+
+
+def _name_state_dict(content: Mapping) -> None:
+    """Move the weights of other training programs to where mmengine looks for them."""
+    name = next((n for n in _WRAPPERS if isinstance(content.get(n), Mapping)), None)
+    if name is not None:
+        content["state_dict"] = content.pop(name)
 
 
 def _check_state_dicts(content, path: str) -> None:

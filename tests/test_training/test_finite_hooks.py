@@ -111,6 +111,16 @@ def test_broken_weights_are_not_loaded(runner, key, value, said):
     )
 
 
+def test_entries_that_are_no_tensors_are_not_weights(runner):
+    """A file of another training program, as mmengine's own loader reads it."""
+    runner.model, runner.cfg = Toy(), {"load_from": "a.pth"}
+    state = runner.model.state_dict()
+    StopOnNonFiniteHook().after_load_checkpoint(runner, {"model": state, "epoch": 3})
+    broken = state | {"extra": [1], "linear.bias": torch.tensor([math.nan])}
+    with pytest.raises(RAVLTError, match=r"weight linear\.bias of 'a\.pth' is not"):
+        StopOnNonFiniteHook().after_load_checkpoint(runner, {"state_dict": broken})
+
+
 def test_broken_weights_stop_a_run_before_the_file(tmp_path, monkeypatch):
     def broken(self, data, optim_wrapper) -> dict:
         with torch.no_grad():

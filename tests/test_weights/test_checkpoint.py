@@ -358,3 +358,17 @@ def test_mmengine_reads_through_us_when_asked(tmp_path, monkeypatch):
     target = ravlt.RAVLT("test")
     load_checkpoint(target, str(tmp_path / "good.pth"), strict=True)
     assert_same(target, origin.state_dict())
+
+
+@pytest.mark.parametrize("key", ["model", "model_ema"])
+def test_mmengine_finds_weights_under_other_programs_names(tmp_path, monkeypatch, key):
+    """Mmengine looks under state_dict alone, and loads nothing from other files."""
+    schemes = collections.OrderedDict(CheckpointLoader._schemes)
+    monkeypatch.setattr(CheckpointLoader, "_schemes", schemes)
+    use_safe_loading()
+    origin = source()
+    torch.save({key: origin.state_dict(), "epoch": 3}, tmp_path / "other.pth")
+    target = ravlt.RAVLT("test")
+    content = load_checkpoint(target, str(tmp_path / "other.pth"), strict=True)
+    assert_same(target, origin.state_dict())
+    assert content.keys() == {"state_dict", "epoch"}

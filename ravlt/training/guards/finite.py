@@ -137,10 +137,12 @@ class StopOnNonFiniteHook(Hook):
             )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises RAVLTError if a weight is not finite, or whole where it should not."""
+        """Raise RAVLTError if a weight contains NaN or Inf, or has another dtype."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         own = dict((*model.named_parameters(), *model.named_buffers()))
         for key, value in checkpoint.get("state_dict", checkpoint).items():
+            if not isinstance(value, Tensor):
+                continue  # extra state, or a file of another training program
             real = value.is_floating_point()
             fits = key not in own or own[key].is_floating_point() == real
             if not fits or (real and not torch.isfinite(value).all()):
