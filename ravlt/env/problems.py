@@ -1,5 +1,6 @@
 """The known mismatches between the packages, and the line that fixes each."""
 
+import importlib
 import importlib.util
 
 import torch
@@ -51,6 +52,12 @@ def find_warnings() -> list[str]:
         One sentence for each.
     """
     warnings = version_warnings()
+    mmcv = find_versions().get("mmcv")
+    if mmcv and _is_too_new(*mmcv) and _hosts_import():
+        warnings.append(
+            f"{' '.join(mmcv)} is newer than mmdet and mmseg allow (mmcv<2.2), "
+            f"but they import: run the tests (make test) before you rely on it."
+        )
     problem = cuda_problem()
     if problem is not None:
         warnings.append(problem)
@@ -59,7 +66,7 @@ def find_warnings() -> list[str]:
         from mmcv.ops import get_compiling_cuda_version
 
         if get_compiling_cuda_version() == "not available":
-            distribution, version = find_versions()["mmcv"]
+            distribution, version = mmcv
             warnings.append(
                 f"The operators of {distribution} {version} have no CUDA kernels, so "
                 f"roi_align and others fail on the GPU: run {_replace(distribution)}."
@@ -75,7 +82,7 @@ def _operator_problems(found: dict[str, tuple[str, str]]) -> list[str]:
             f"mmcv and mmcv-lite overwrite each other's files: run pip uninstall -y "
             f"mmcv mmcv-lite, then {_INSTALL_LITE}."
         ]
-    if not distribution.startswith("onedl") and release(version) >= (2, 2):
+    if _is_too_new(distribution, version) and not _hosts_import():
         return [
             f"{distribution} {version} is refused by mmdet and mmseg, which take only "
             f"mmcv<2.2: run pip uninstall -y {distribution}, then {_INSTALL_LITE}."
@@ -96,6 +103,21 @@ def _operator_problems(found: dict[str, tuple[str, str]]) -> list[str]:
         f"were built for another torch than {torch.__version__} ({reason(error)}): "
         f"run {_replace(distribution)}."
     ]
+
+
+def _is_too_new(distribution: str, version: str) -> bool:
+    """Return whether the hosts' releases refuse this mmcv."""
+    return not distribution.startswith("onedl") and release(version) >= (2, 2)
+
+
+def _hosts_import() -> bool:
+    """Return whether mmdet and mmseg import, as those patched for this mmcv do."""
+    try:
+        for name in ("mmdet", "mmseg"):
+            importlib.import_module(name)
+    except Exception:  # an AssertionError, or whatever a broken installation raises
+        return False
+    return True
 
 
 def _replace(distribution: str) -> str:

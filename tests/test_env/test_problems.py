@@ -75,12 +75,36 @@ def test_absent_mmcv(find):
     ("version", "refused"),
     [("2.1.0", False), ("2.2.0", True), ("2.10.1", True), ("3.0.0rc1", True)],
 )
-def test_too_new_mmcv(find, distribution, version, refused):
+def test_too_new_mmcv(find, monkeypatch, distribution, version, refused):
+    def refuse(name: str) -> None:
+        assert name == "mmdet"
+        raise AssertionError("MMCV==2.2.0 is used but incompatible.")
+
+    monkeypatch.setattr(problems.importlib, "import_module", refuse)
     line = (
         f"{distribution} {version} is refused by mmdet and mmseg, which take only "
         f"mmcv<2.2: run pip uninstall -y {distribution}, then {LITE}."
     )
     assert find(SOUND | {"mmcv": (distribution, version)}) == [line] * refused
+
+
+@pytest.mark.parametrize("version", ["2.1.0", "2.2.0"])
+def test_hosts_that_were_patched_for_a_newer_mmcv(find, monkeypatch, version):
+    """Both import, as those of this environment do."""
+    found = SOUND | {"mmcv": ("mmcv", version)}
+    assert find(found) == []
+    assert find(found, ImportError("x"))  # its operators still have to load
+    monkeypatch.setattr(problems, "import_error", lambda: None)
+    monkeypatch.setattr(problems, "version_warnings", lambda: [])
+    monkeypatch.setattr(problems, "cuda_problem", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = (
+        "mmcv 2.2.0 is newer than mmdet and mmseg allow (mmcv<2.2), but they import: "
+        "run the tests (make test) before you rely on it."
+    )
+    assert problems.find_warnings() == [line] * (version == "2.2.0")
+    monkeypatch.setattr(problems, "find_versions", dict)  # the report without mmcv
+    assert problems.find_warnings() == []
 
 
 def test_too_new_mmcv_is_right_for_the_forks(find):
@@ -146,7 +170,7 @@ def test_missing_requirements_of_the_hosts(find):
 
 
 def test_several_problems(find):
-    found = SOUND | {"mmcv": ("mmcv", "2.2.0")}
+    found = SOUND | {"mmcv": ("mmcv", "2.1.0")}
     lines = find(found, ImportError("x"), ["ftfy"])
     assert len(lines) == 2 and all("\n" not in line for line in lines)
 
