@@ -2,11 +2,13 @@
 """Trains a detector or a segmentor, from a config of ours or of the hosts."""
 
 import argparse
+from contextlib import nullcontext
 
 from mmengine.registry import RUNNERS
 
 from ravlt.data.check.run import check_data
 from ravlt.errors import RAVLTError
+from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
@@ -55,8 +57,9 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     use_cpu_group(cfg)
-    with noticing_sigterm():
-        RUNNERS.build(cfg).train()
+    runner = RUNNERS.build(cfg)
+    with noticing_sigterm() if saves_at_sigterm(runner) else nullcontext():
+        runner.train()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Workers of a data loader outlive a SIGTERM that a scheduler sends to everybody."""
+"""Who acts on SIGTERM: a run that can save itself; its workers leave it to the run."""
 
 import os
 import signal
@@ -6,9 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.tool_runs import ENV
+from helpers.tool_runs import ENV, SEG, Run, as_line, small
+from helpers.toy_runs import Toy
+from ravlt.training.checkpoints.hook import SafeCheckpointHook, saves_at_sigterm
 from ravlt.training.guards.signals import shield_workers
 
 
@@ -83,3 +88,60 @@ def test_a_worker_that_hangs_does_not_keep_its_main_process():
     line = [sys.executable, "-c", HANGING]
     done = subprocess.run(line, env=ENV, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout == "tensor([0])\n", done.stderr
+
+
+@HOOKS.register_module()
+class ForeignCheckpointHook(CheckpointHook):
+    """Somebody else's hook, which knows nothing of SIGTERM."""
+
+
+class DerivedHook(SafeCheckpointHook):
+    """Somebody's extension of ours."""
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "saves"),
+    [
+        (None, False),
+        (dict(type="ForeignCheckpointHook"), False),
+        (dict(type=ForeignCheckpointHook), False),
+        (dict(type="CheckpointHook"), False),
+        (dict(type="SafeCheckpointHook"), True),
+        (dict(type=SafeCheckpointHook), True),
+        (dict(type=DerivedHook), True),
+    ],
+    ids=str,
+)
+def test_runs_that_save_themselves_at_sigterm(tmp_path, checkpoint, saves):
+    runner = Runner(
+        model=Toy(),
+        work_dir=str(tmp_path),
+        default_hooks=dict(checkpoint=checkpoint),
+        default_scope="mmengine",
+        experiment_name=str(tmp_path),
+        log_level="ERROR",
+    )
+    assert saves_at_sigterm(runner) is saves
+
+
+def register_foreign_hook() -> None:
+    """Import this module: its hook then has a name in the config."""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "hook", ["None", "dict(_delete_=True, type='ForeignCheckpointHook')"]
+)
+def test_sigterm_ends_a_run_that_cannot_save_itself(tmp_path, shapes, hook):
+    config = tmp_path / "child.py"
+    config.write_text(
+        f"_base_ = {str(SEG)!r}\ndefault_hooks = dict(checkpoint={hook})\n"
+    )
+    options = small(SEG) | {"train_cfg.max_iters": 1000}
+    del options["default_hooks.checkpoint.interval"]
+    line = [config, "--work-dir", "work", "--data-root", shapes, *as_line(options)]
+    run = Run("train.py", line, tmp_path, prepare=register_foreign_hook)
+    run.wait_for("Iter(train) [   3/1000]")
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait(60) == -signal.SIGTERM
+    assert not list((tmp_path / "work").glob("*.pth"))

@@ -108,6 +108,11 @@ class SafeCheckpointHook(CheckpointHook):
         )
 
 
+def saves_at_sigterm(runner) -> bool:
+    """Return whether a hook of the runner acts on the request that a SIGTERM makes."""
+    return any(isinstance(hook, SafeCheckpointHook) for hook in runner.hooks)
+
+
 class _DeferredRemoval(LocalBackend):
     """Remembers what to delete, and deletes it when asked."""
 
