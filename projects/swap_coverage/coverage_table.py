@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from ravlt.analysis.markdown import format_table
 from sweep import HOSTS, Result, family_of
 
 OUTCOMES = ("runs", "refused", "broken", "unavailable", "no model")
@@ -18,12 +19,11 @@ def coverage_table(results: Iterable[Result]) -> str:
     lines = [_summary(results), ""]
     for host in HOSTS:
         of_host = [r for r in results if r.config.startswith(f"{host}::")]
-        lines += [f"## {host}", "", f"| family | {' | '.join(OUTCOMES)} |"]
-        lines += ["|---" * (len(OUTCOMES) + 1) + "|"]
-        for family, counts in sorted(_count(of_host).items()):
-            cells = (str(counts[o] or "") for o in OUTCOMES)
-            lines.append(f"| {family.partition('::')[2]} | {' | '.join(cells)} |")
-        lines.append("")
+        rows = (
+            [family.partition("::")[2], *(counts[o] or "" for o in OUTCOMES)]
+            for family, counts in sorted(_count(of_host).items())
+        )
+        lines += [f"## {host}", "", format_table(["family", *OUTCOMES], rows), ""]
     for outcome, title in (
         ("broken", "Broken"),
         ("refused", "Refused, and why"),

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from ravlt.analysis.markdown import format_table
 from ravlt.analysis.speed.report import group_by
 
 from .rank import Matrix
@@ -34,7 +35,8 @@ _STYLES = (
 
 def rank_table(found: Study) -> str:
     """Sets effective ranks in a Markdown table: mean of the heads / over all heads."""
-    lines = _head(["layer", "attention", *_COLUMNS, "full KV", "full output"])
+    titles = ["layer", "attention", *_COLUMNS, "full KV", "full output"]
+    lines = []
     for layer, rows in group_by(found.ranks, "layer").items():
         cells, full = [], {"kv": "", "output": ""}
         for matrix in _COLUMNS.values():
@@ -45,16 +47,16 @@ def rank_table(found: Study) -> str:
             mean = sum(row["effective_rank"] for row in heads) / len(heads)
             cells.append(f"{mean:.1f} / {whole['effective_rank']:.1f}")
             full[matrix.kind] = f"{heads[0]['full_rank']} / {whole['full_rank']}"
-        lines.append(_line([layer, rows[0]["attention"], *cells, *full.values()]))
-    return "\n".join(lines)
+        lines.append([layer, rows[0]["attention"], *cells, *full.values()])
+    return format_table(titles, lines)
 
 
 def attention_table(found: Study) -> str:
     """Sets entropies over that of uniform rows, and row sums, of all heads together."""
     sizes = list(dict.fromkeys(row["size"] for row in found.attention))
-    titles = ("entropy share {}", "row sum {}")
-    columns = [title.format(size) for title in titles for size in sizes]
-    lines = _head(["layer", "attention", "alpha", *columns])
+    columns = ("entropy share {}", "row sum {}")
+    titles = [title.format(size) for title in columns for size in sizes]
+    lines = []
     for layer, rows in group_by(found.attention, "layer").items():
         for alpha in dict.fromkeys(row["alpha"] for row in rows):
             of = {
@@ -65,8 +67,8 @@ def attention_table(found: Study) -> str:
             cells = [_cell(of.get(size), _entropy_share) for size in sizes]
             cells += [_cell(of.get(size), lambda row: row["row_sum"]) for size in sizes]
             with_alpha = {None: "", True: "yes", False: "no"}[alpha]
-            lines.append(_line([layer, rows[0]["attention"], with_alpha, *cells]))
-    return "\n".join(lines)
+            lines.append([layer, rows[0]["attention"], with_alpha, *cells])
+    return format_table(["layer", "attention", "alpha", *titles], lines)
 
 
 def write_study(folder: str, found: Study, about: Mapping) -> None:
@@ -152,11 +154,3 @@ def _entropy_share(row: Mapping) -> float | None:
 def _cell(row: Mapping | None, value: Callable[[Mapping], float | None]) -> str:
     found = None if row is None else value(row)
     return "" if found is None else f"{found:.3f}"
-
-
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_line(titles), "|" + "---|" * len(titles)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

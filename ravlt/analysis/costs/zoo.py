@@ -9,12 +9,14 @@ import timm
 import torch
 import yaml
 
+from ravlt.analysis.markdown import format_table
+
 from .count import Cost, costs_of, count_costs
 
 _FLOPS = re.compile(r"FLOPs \(G, (\d+)x(\d+), without attention products\)")
-_HEADER = (
-    "| model | size | params (M) | paper | G, no attention | paper | off by | "
-    "G, everything |"
+_TITLES = (
+    *("model", "size", "params (M)", "paper", "G, no attention", "paper", "off by"),
+    "G, everything",
 )
 # What the paper rounds: whole millions; tenths of G on ImageNet, else whole G.
 DENSE_TOLERANCE, IMAGENET_TOLERANCE = 0.01, 0.025
@@ -78,17 +80,22 @@ def zoo_rows(
 
 def zoo_table(rows: list[Row]) -> str:
     """Set rows in a Markdown table; cells of the paper are empty where it has none."""
-    lines = [_HEADER, "|" + "---|" * 8]
-    for row in rows:
-        paper = (row.stated_params, row.stated_flops, f"{row.deviation:+.1%}")
-        params, flops, off = paper if row.in_paper else ("", "", "")
-        lines.append(
-            f"| {row.name} | {row.size[0]} x {row.size[1]} "
-            f"| {row.cost.params / 1e6:.3f} | {params} "
-            f"| {row.cost.macs_without_attention / 1e9:.2f} | {flops} "
-            f"| {off} | {row.cost.macs / 1e9:.2f} |"
-        )
-    return "\n".join(lines)
+    return format_table(_TITLES, map(_cells, rows))
+
+
+def _cells(row: Row) -> tuple:
+    paper = (row.stated_params, row.stated_flops, f"{row.deviation:+.1%}")
+    params, flops, off = paper if row.in_paper else ("", "", "")
+    return (
+        row.name,
+        f"{row.size[0]} x {row.size[1]}",
+        f"{row.cost.params / 1e6:.3f}",
+        params,
+        f"{row.cost.macs_without_attention / 1e9:.2f}",
+        flops,
+        off,
+        f"{row.cost.macs / 1e9:.2f}",
+    )
 
 
 def _cost(model: dict, configs: Path, size: tuple[int, int]) -> Cost:

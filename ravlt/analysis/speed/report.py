@@ -5,6 +5,8 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from ravlt.analysis.markdown import format_table
+
 _COLUMNS = (
     ("model", "model"),
     ("size", "size"),
@@ -32,14 +34,10 @@ def markdown_table(
         columns: Their keys, each with its title; a benchmark's if left out.
     """
     columns = [(k, title) for k, title in columns if any(k in row for row in rows)]
-    lines = [
-        "| " + " | ".join(title for _, title in columns) + " |",
-        "|" + "---|" * len(columns),
-    ]
-    for row in rows:
-        cells = (_format(row.get(key)) for key, _ in columns)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return format_table(
+        [title for _, title in columns],
+        ([_format(row.get(key)) for key, _ in columns] for row in rows),
+    )
 
 
 def write_csv(
