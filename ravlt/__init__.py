@@ -19,6 +19,7 @@ from .swap import swap_backbone
 from .training import curves as _curves  # noqa: F401
 from .training import layer_decay as _layer_decay  # noqa: F401
 from .training import rank_hook as _rank_hook  # noqa: F401
+from .training.checkpoints import fit_hook as _fit_hook  # noqa: F401
 from .training.checkpoints import hook as _hook  # noqa: F401
 from .training.checkpoints.host_loading import read_own_checkpoints
 from .training.guards import finite as _finite  # noqa: F401

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from ravlt.config import is_segmentation
 from ravlt.data.check.run import check_data
 from ravlt.errors import RAVLTError
+from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_safety
 from ravlt.training.distributed.cpu_group import use_cpu_group
@@ -25,6 +26,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--show-dir", help="folder for pictures of the predictions")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="evaluate a checkpoint that lacks tensors of the model or has others",
+    )
     parser.add_argument(
         "--deploy", action="store_true", help="fold RAVLT for speed; same results"
     )
@@ -109,6 +115,7 @@ def main() -> None:
         augment(cfg)
     check_data(cfg, ("test_dataloader",))
     add_safety(cfg)
+    add_fit_check(cfg, strict=not args.allow_partial)
     if args.out:
         save_predictions(cfg, args.out)
     if args.show_dir:

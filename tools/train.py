@@ -8,6 +8,7 @@ from mmengine.registry import RUNNERS
 
 from ravlt.data.check.run import check_data
 from ravlt.errors import RAVLTError
+from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
@@ -45,6 +46,7 @@ def main() -> None:
     cfg = read_run_config(args)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
+    add_fit_check(cfg, strict=False)
     add_curves(cfg)
     set_precision(cfg, args.amp or bool(args.amp_dtype), args.amp_dtype)
     set_bad_losses(cfg)

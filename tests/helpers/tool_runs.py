@@ -277,11 +277,17 @@ class Trained:
         """Return the record of the last evaluation."""
         return [line for line in read_scalars(self.work) if self.metric in line][-1]
 
-    def test(self, data: Path, *args, options: dict | None = None) -> Run:
+    def test(
+        self,
+        data: Path,
+        *args,
+        checkpoint: str | Path = "work/iter_4.pth",
+        options: dict | None = None,
+    ) -> Run:
         """Start test.py with a new work directory."""
         work = f"test{len(list(self.cwd.glob('test*')))}"
         options = small(self.config) | (options or {})
-        line = [self.config, "work/iter_4.pth", "--data-root", data]
+        line = [self.config, checkpoint, "--data-root", data]
         line += ["--work-dir", work, *args, *as_line(options)]
         return Run("test.py", line, self.cwd)
 

@@ -1,0 +1,74 @@
+"""A checkpoint that does not fit the model is refused or reported in one line."""
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ravlt.errors import RAVLTError
+
+
+def add_fit_check(cfg: Config, strict: bool) -> None:
+    """Add a :class:`CheckpointFitHook` to a config.
+
+    Args:
+        cfg: Config of mmdet or mmseg, changed in place.
+        strict: See :class:`CheckpointFitHook`.
+    """
+    hook = dict(type=CheckpointFitHook.__name__, strict=strict)
+    hooks = [h for h in cfg.get("custom_hooks") or [] if h.get("type") != hook["type"]]
+    cfg.custom_hooks = [*hooks, hook]
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Compare a checkpoint with the model before mmengine loads it.
+
+    mmengine loads what fits, lists every other tensor in the log and continues, also
+    where nothing fits.
+
+    Args:
+        strict: Refuse any difference. If False, log in one line what was not loaded,
+            and refuse only a file without any tensor of the model. A run that resumes
+            is always strict.
+    """
+
+    priority = "VERY_HIGH"  # before the hooks that use the checkpoint's tensors
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Complete the checkpoint from the model, so that mmengine loads all of it.
+
+        Raises:
+            RAVLTError: If the checkpoint does not fit.
+        """
+        # `import ravlt` does not load the code that reads weights.
+        from ravlt.weights.fit import load_fitting
+
+        # The strategy of a FlexibleRunner may hold a shard of the model.
+        if not isinstance(runner, Runner):
+            return
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        tensors = checkpoint.get("state_dict", checkpoint)
+        checkpoint["state_dict"], fit = load_fitting(model, tensors)
+        path = runner.cfg.get("load_from")
+        if runner._resume:
+            strict, otherwise = True, ", or start anew with it as load_from"
+        else:
+            strict, otherwise = self.strict, ""
+            if strict:
+                otherwise = ", or evaluate what fits with --allow-partial"
+        if not fit.loaded:
+            strict, otherwise = True, ""
+        if strict and not fit.is_exact:
+            raise RAVLTError(
+                f"Checkpoint '{path}' does not fit the model (it has {fit.summary()}): "
+                f"{fit.remedy()}{otherwise}."
+            )
+        print_log(f"Loaded {fit.summary()}, from '{path}'.", logger="current")
