@@ -2,18 +2,22 @@
 
 import argparse
 import gc
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 
 from ravlt.config import load_config
 from ravlt.data.root import set_data_root
 from ravlt.env.problems import find_problems, find_warnings
 from ravlt.errors import RAVLTError
 from ravlt.storage import explain_refusal, use_atomic_writes
+from ravlt.training.explain import explain
 from ravlt.training.guards.signals import EXIT_STATUS, Terminated
 from ravlt.weights.checkpoint import use_safe_loading
 
@@ -53,6 +57,12 @@ def run_cli(
         refusal = explain_refusal(error)
         if refusal:
             sys.exit(f"error: {refusal}")
+        explanation = explain(error)
+        if explanation:
+            # Our own mistake could raise the same, so the log keeps where it came from.
+            trace = "".join(traceback.format_exception(error))
+            print_log(trace, logger="current", level=logging.ERROR)
+            sys.exit(f"error: {explanation}")
         if not _is_interrupt(error):
             raise
         sys.exit(f"interrupted: {remedy}.")

@@ -1,6 +1,7 @@
 import argparse
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from helpers.tool_runs import SEG
@@ -48,6 +49,15 @@ def test_other_errors_keep_their_traceback(run):
 
     with pytest.raises(KeyError):
         cli.run_cli(main)
+
+
+def test_what_is_explained_keeps_its_traceback_in_the_log(run, capsys):
+    def main():
+        torch.stack([torch.zeros(1), torch.zeros(2)])
+
+    assert run(main).startswith("error: The images or masks of one batch differ in ")
+    log = capsys.readouterr().out
+    assert "in main" in log and "stack expects each tensor to be equal size" in log
 
 
 def test_problems_of_the_environment_come_first(run, monkeypatch):
