@@ -44,6 +44,20 @@ _HEAD_KEYS = frozenset(
 _OUTPUT_NORM = re.compile(r"extra_norms\.\d\.norm\.(weight|bias)")
 # Parameters of attention cores. Released files have none.
 _CORE = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.core\..+")
+_BLOCK = re.compile(r"layers\.\d+\.blocks\.\d+\.")
+# First bytes of files that stand in place of a checkpoint, and what to do about it.
+_SUBSTITUTES = (
+    (
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml)", re.I),
+        "a web page, as a server sends in place of a file that is missing or needs a "
+        "login; download the file itself",
+    ),
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec"),
+        "a git-LFS pointer, which only names the file; fetch the file with git lfs "
+        "pull, or download it",
+    ),
+)
 # Exceptions that PyTorch and zipfile raise for malformed files.
 _MALFORMED = (
     ArithmeticError,
@@ -233,10 +247,22 @@ def _load(path: str, map_location):
     if os.path.isdir(path):
         raise RAVLTError(f"'{path}' is a folder; give the checkpoint file (.pth).")
     file = io.BytesIO(get_bytes(path)) if "://" in path else os.path.expanduser(path)
+    _check_substitute(file, path)
     content = torch.load(file, map_location=map_location, weights_only=True)
     check_tensors(content, path)
     _check_state_dicts(content, path)
     return content
+
+
+def _check_substitute(file: str | io.BytesIO, path: str) -> None:
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:100]
+    else:
+        with open(file, "rb") as stream:
+            head = stream.read(100)
+    for pattern, problem in _SUBSTITUTES:
+        if pattern.match(head):
+            raise RAVLTError(f"'{path}' is not a checkpoint but {problem}.")
 
 
 def _read_without_config(path: str, map_location="cpu"):
@@ -299,7 +325,10 @@ def _is_metadata(metadata) -> bool:
 
 
 def _unreadable(path: str, error: Exception) -> RAVLTError:
-    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    # The first sentence. PyTorch's unpickler begins with the advice to unpickle without
+    # a check, and says what is wrong at the end of the first paragraph.
+    text = re.split(r"WeightsUnpickler error:\s*", str(error).strip())[-1]
+    reason = re.split(r"\n|\. ", text)[0].rstrip(".") or type(error).__name__
     return RAVLTError(
         f"Cannot read checkpoint '{path}', which is truncated or not a PyTorch file "
         f"({reason}); copy or download it again."
@@ -333,10 +362,15 @@ def _check_keys(path: str, loaded: set, missing: set, unexpected: set) -> None:
         missing |= _HEAD_KEYS - unexpected
         unexpected -= _HEAD_KEYS
     if missing or unexpected:
+        # Another size lacks whole blocks.
+        blocks = {match[0] for match in map(_BLOCK.match, loaded) if match}
+        lost = (m is None or m[0] in blocks for m in map(_BLOCK.match, missing))
+        remedy = "set arch to the size of the file's network"
+        if not unexpected and any(lost):
+            remedy = "the file is incomplete, so copy or download it again"
         raise RAVLTError(
             f"Checkpoint '{path}' does not fit the model: missing {_count(missing)}, "
-            f"unexpected {_count(unexpected)}; set arch to the size of the file's "
-            f"network."
+            f"unexpected {_count(unexpected)}; {remedy}."
         )
 
 

@@ -18,6 +18,7 @@ import ravlt
 from helpers.hostile_checkpoints import Call
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
+from ravlt.weights import checkpoint
 from ravlt.weights.checkpoint import read_checkpoint, use_safe_loading
 
 
@@ -213,7 +214,18 @@ BROKEN = {
         lambda s: {**s, PROJ: torch.ones(9, 9, 1, 1)},
         rf"{PROJ} of shape \(9, 9",
     ),
-    "missing": (lambda s: {k: v for k, v in s.items() if k != PROJ}, "missing 1 keys"),
+    "missing": (
+        lambda s: {k: v for k, v in s.items() if k != PROJ},
+        "missing 1 keys .*; the file is incomplete, so copy or download it again",
+    ),
+    "a missing stem": (
+        lambda s: {k: v for k, v in s.items() if not k.startswith("patch_embed.")},
+        "missing .*; the file is incomplete",
+    ),
+    "a smaller network": (
+        lambda s: {k: v for k, v in s.items() if "layers.2.blocks.1." not in k},
+        "missing .*; set arch to the size of the file's network",
+    ),
     "unexpected": (lambda s: {**s, "layers.2.x": torch.ones(1)}, r"\(layers\.2\.x"),
     "half a tail": (
         lambda s: {k: v for k, v in s.items() if k != "head.bias"},
@@ -269,9 +281,35 @@ def test_missing_truncated_and_foreign_files(tmp_path):
         (tmp_path / "cut.pth").write_bytes(data[:size])
         with pytest.raises(RAVLTError, match=r"cut\.pth', which is truncated or not"):
             load(tmp_path / "cut.pth")
-    (tmp_path / "page.pth").write_text("<html>not found</html>")
-    with pytest.raises(RAVLTError, match=r"page\.pth', which is truncated or not"):
-        load(tmp_path / "page.pth")
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("<html>not found</html>", "is not a checkpoint but a web page, as a server"),
+        ("\n <!DOCTYPE html>\n<html>", "is not a checkpoint but a web page,"),
+        ('<?xml version="1.0"?><Error>', "is not a checkpoint but a web page,"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n",
+            "is not a checkpoint but a git-LFS pointer, which only names the file; "
+            "fetch the file with git lfs pull, or download it.",
+        ),
+        ('{"error": "not found"}', "which is truncated or not a PyTorch file (Uns"),
+        ("Entry not found", "which is truncated or not a PyTorch file ("),
+    ],
+)
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_stands_in_place_of_a_file(tmp_path, monkeypatch, head, expected, remote):
+    path = tmp_path / "page.pth"
+    path.write_text(head)
+    if remote:
+        data = path.read_bytes()
+        monkeypatch.setattr(checkpoint, "get_bytes", lambda _: data)
+        path = "s3://bucket/page.pth"
+    with pytest.raises(RAVLTError) as caught:
+        load(path)
+    assert f"'{path}'" in str(caught.value) and expected in str(caught.value)
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
