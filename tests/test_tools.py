@@ -52,7 +52,6 @@ def test_config_is_kept_as_it_was_used(trained):
     cfg = Config.fromfile(trained.work / trained.config.name)
     assert cfg.model.backbone.arch == "test"
     assert cfg.train_cfg.max_iters == 4
-    assert cfg.train_dataloader.dataset.pipeline[0].type == "VerifyImages"
     assert cfg.default_hooks.checkpoint.type == "SafeCheckpointHook"
 
 

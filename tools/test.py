@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ravlt.config import is_segmentation
-from ravlt.data.check.run import check_data
+from ravlt.data.check.run import check_data, verify_images
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
@@ -124,7 +124,9 @@ def main() -> None:
         hooks = cfg.get("custom_hooks") or []
         cfg.custom_hooks = [*hooks, dict(type="DeployHook")]
     use_cpu_group(cfg)
-    Runner.from_cfg(cfg).test()
+    runner = Runner.from_cfg(cfg)
+    verify_images(runner)
+    runner.test()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from mmengine.registry import RUNNERS
 
-from ravlt.data.check.run import check_data
+from ravlt.data.check.run import check_data, verify_images
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
@@ -60,6 +60,7 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     use_cpu_group(cfg)
     runner = RUNNERS.build(cfg)
+    verify_images(runner)
     with noticing_sigterm() if saves_at_sigterm(runner) else nullcontext():
         runner.train()
 

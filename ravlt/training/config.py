@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ravlt.data.check.run import verify_images
+from ravlt.data.check.run import remove_verification
 from ravlt.errors import RAVLTError
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
@@ -16,14 +16,14 @@ _BEST = {"CocoMetric": "coco/bbox_mAP", "IoUMetric": "mIoU"}
 
 
 def add_safety(cfg: Config) -> None:
-    """Adds what protects a run: checkpoints, finite losses, sound images, exact loops.
+    """Adds what protects a run: checkpoints, finite losses, exact loops.
 
     Only what the config leaves open is filled in.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
     """
-    verify_images(cfg)
+    remove_verification(cfg)
     # Not setdefault, which gives back another dict than the one that it stores.
     if not cfg.get("default_hooks"):
         cfg.default_hooks = {}

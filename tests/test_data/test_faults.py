@@ -22,6 +22,7 @@ from mmengine.registry import DATASETS
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
+from helpers.check_runs import runner_of
 from helpers.image_faults import IMAGE_FAULTS, LABEL_FAULTS
 from ravlt.data.check.problems import ERROR, KINDS
 from ravlt.data.check.run import check_all_data, check_data, verify_images
@@ -94,9 +95,10 @@ def load(cfg: Config) -> tuple[list[dict], list[str]]:
         check_data(cfg, (TRAIN,))
     except RAVLTError as error:
         return [], [str(error)]
-    verify_images(cfg)
+    runner = runner_of(cfg)
+    verify_images(runner)
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-        dataset = registry.build(cfg.train_dataloader.dataset)
+        dataset = registry.build(runner._train_dataloader.dataset)
     for index in range(len(dataset)):
         try:
             results = dataset.prepare_data(index)

@@ -3,8 +3,9 @@ import copy
 import pytest
 from mmengine.config import Config
 
+from helpers.check_runs import runner_of
 from ravlt.config import find_datasets
-from ravlt.data.check.run import check_data, verify_images
+from ravlt.data.check.run import check_data, remove_verification, verify_images
 from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
 
@@ -173,41 +174,46 @@ def config_of(pipeline: list, **keys) -> Config:
     return Config({name: copy.deepcopy(loader) for name in LOADERS} | keys)
 
 
-def test_images_are_verified_once():
-    cfg = config_of(steps())
-    for _ in range(2):
-        verify_images(cfg)
-    for name in LOADERS:
-        assert cfg[name].dataset.pipeline == [
-            dict(type="VerifyImages", on_error="error"),
-            *steps(),
-        ]
+def verified(cfg: Config) -> list:
+    """The pipelines that a runner would build; the config stays."""
+    before, runner = cfg.to_dict(), runner_of(cfg)
+    verify_images(runner)
+    assert cfg.to_dict() == before
+    return [getattr(runner, f"_{name}").dataset.pipeline for name in LOADERS]
+
+
+def test_images_are_verified():
+    for pipeline in verified(config_of(steps())):
+        assert pipeline == [dict(type="VerifyImages", on_error="error"), *steps()]
+
+
+def test_a_config_of_an_earlier_run_loses_the_step():
+    cfg = config_of([dict(type="VerifyImages", on_error="skip"), *steps()])
+    cfg.val_dataloader = None
+    remove_verification(cfg)
+    assert cfg.train_dataloader.dataset.pipeline == steps()
+    assert cfg.test_dataloader.dataset.pipeline == steps()
 
 
 def test_only_training_skips():
-    cfg = config_of(steps(), bad_images="skip")
-    verify_images(cfg)
-    actions = [cfg[name].dataset.pipeline[0]["on_error"] for name in LOADERS]
+    pipelines = verified(config_of(steps(), bad_images="skip"))
+    actions = [pipeline[0]["on_error"] for pipeline in pipelines]
     assert actions == ["skip", "error", "error"]
 
 
-def test_verifies_right_before_the_loader_with_its_backend():
-    backend = dict(backend="petrel")
-    loader = dict(type="mmdet.LoadImageFromFile", backend_args=backend)
-    cfg = config_of([dict(type="Other"), loader])
-    verify_images(cfg)
-    verify = dict(type="VerifyImages", on_error="error", backend_args=backend)
-    assert cfg.train_dataloader.dataset.pipeline == [dict(type="Other"), verify, loader]
+def test_verifies_right_before_the_loader_as_it_reads():
+    loader = dict(type="mmdet.LoadImageFromFile", imdecode_backend="pillow")
+    pipeline, *_ = verified(config_of([dict(type="Other"), loader]))
+    verify = dict(type="VerifyImages", on_error="error", imdecode_backend="pillow")
+    assert pipeline == [dict(type="Other"), verify, loader]
 
 
 def test_other_pipelines_stay():
     for pipeline in ([], [dict(type="LoadPoints")]):
-        cfg = config_of(pipeline)
-        verify_images(cfg)
-        assert cfg.train_dataloader.dataset.pipeline == pipeline
-    cfg = Config(dict(train_dataloader=dict(dataset=dict(type="Bare"))))
-    verify_images(cfg)
-    assert cfg.to_dict() == dict(train_dataloader=dict(dataset=dict(type="Bare")))
+        assert verified(config_of(pipeline)) == [pipeline] * 3
+    runner = runner_of(Config(dict(train_dataloader=dict(dataset=dict(type="Bare")))))
+    verify_images(runner)
+    assert runner._train_dataloader == dict(dataset=dict(type="Bare"))
 
 
 def test_wrapped_pipelines_are_verified():
@@ -216,8 +222,9 @@ def test_wrapped_pipelines_are_verified():
         dataset=dict(type="CocoDataset", pipeline=steps()),
         pipeline=[dict(type="Mosaic")],
     )
-    cfg = Config(dict(train_dataloader=dict(dataset=wrapped)))
-    verify_images(cfg)
-    assert cfg.train_dataloader.dataset.pipeline == [dict(type="Mosaic")]
-    kinds = [step["type"] for step in cfg.train_dataloader.dataset.dataset.pipeline]
+    runner = runner_of(Config(dict(train_dataloader=dict(dataset=wrapped))))
+    verify_images(runner)
+    assert runner._train_dataloader.dataset.pipeline == [dict(type="Mosaic")]
+    pipeline = runner._train_dataloader.dataset.dataset.pipeline
+    kinds = [step["type"] for step in pipeline]
     assert kinds == ["VerifyImages", "LoadImageFromFile", "LoadAnnotations"]

@@ -3,6 +3,7 @@
 import os
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from ravlt.config import LOADERS, find_datasets, type_name
 from ravlt.errors import RAVLTError
@@ -76,26 +77,43 @@ def check_all_data(cfg: Config, jobs: int) -> list[Problem]:
     return problems
 
 
-def verify_images(cfg: Config) -> None:
+def verify_images(runner: Runner) -> None:
     """Put :class:`ravlt.data.check.verify.VerifyImages` before every image loader.
 
     The config's ``bad_images`` says what a training image does that is broken or unlike
     its labels: ``'error'`` (default) or ``'skip'``. In evaluation it is always an
     error, because leaving an image out would change the metric.
 
+    The hosts' inferencers expect an image loader first in a pipeline, so the step goes
+    into the dataloaders that the runner builds and not into ``runner.cfg``, which work
+    directories and checkpoints keep.
+
+    Args:
+        runner: Runner that has built none of its dataloaders yet.
+    """
+    num_classes = _num_classes(runner.cfg)
+    in_training = runner.cfg.get("bad_images", "error")
+    for name in LOADERS:
+        action = in_training if name == LOADERS[0] else "error"
+        for dataset in find_datasets(getattr(runner, f"_{name}") or {}):
+            _insert(dataset.get("pipeline") or [], action, num_classes)
+
+
+def remove_verification(cfg: Config) -> None:
+    """Remove the step of :func:`verify_images` from a config that a 0.1.0 run left.
+
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
     """
-    num_classes = _num_classes(cfg)
     for name in LOADERS:
-        action = cfg.get("bad_images", "error") if name == LOADERS[0] else "error"
         for dataset in find_datasets(cfg.get(name) or {}):
-            _insert(dataset.get("pipeline") or [], action, num_classes)
+            steps = dataset.get("pipeline") or []
+            steps[:] = [s for s in steps if type_name(s) != "VerifyImages"]
 
 
 def _insert(pipeline: list, action: str, num_classes: int | None) -> None:
     kinds = [type_name(step) for step in pipeline]
-    if "VerifyImages" in kinds or "LoadImageFromFile" not in kinds:
+    if "LoadImageFromFile" not in kinds:
         return
     step = dict(type="VerifyImages", on_error=action, **reading_of(pipeline))
     if num_classes:
