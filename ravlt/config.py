@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import Registry
 from mmengine.utils import is_installed
 
 from ravlt.errors import RAVLTError
@@ -66,6 +67,24 @@ def type_name(part: Mapping) -> str:
     kind = part.get("type") or ""
     name = kind if isinstance(kind, str) else kind.__name__
     return name.rpartition(".")[2]
+
+
+def find_class(part: Mapping, registry: Registry, scope: str | None) -> type | None:
+    """Return the class of a part of a config.
+
+    Args:
+        part: A dict whose ``type`` is a name or a class.
+        registry: Root registry of the part.
+        scope: Host in which names without scope are looked up.
+
+    Returns:
+        The class; None if there is no such class.
+    """
+    kind = part.get("type")
+    if isinstance(kind, str):
+        with registry.switch_scope_and_registry(scope) as host:
+            kind = host.get(kind)
+    return kind
 
 
 def is_segmentation(cfg: Config) -> bool:

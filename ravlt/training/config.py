@@ -9,10 +9,10 @@ from mmengine.logging import print_log
 
 from ravlt.data.check.run import remove_verification
 from ravlt.errors import RAVLTError
+from ravlt.training.checkpoints.best import best_metric
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
-_BEST = {"CocoMetric": "coco/bbox_mAP", "IoUMetric": "mIoU"}
 
 
 def add_safety(cfg: Config) -> None:
@@ -32,7 +32,7 @@ def add_safety(cfg: Config) -> None:
     checkpoint = cfg.default_hooks.checkpoint
     if checkpoint is not None and checkpoint["type"] == "CheckpointHook":
         checkpoint["type"] = "SafeCheckpointHook"
-        best = _best_metric(cfg.get("val_evaluator"))
+        best = best_metric(cfg)
         if best and "save_best" not in checkpoint:
             checkpoint.update(save_best=best, rule="greater")
     for kind in ("StopOnNonFiniteHook", "LossSpikeHook", "MissedEvaluationHook"):
@@ -149,14 +149,6 @@ def _use_safe_loop(train_cfg: dict) -> None:
     kind = getattr(kind, "__name__", kind)  # a class in configs of pure Python
     if kind in _LOOPS:
         train_cfg["type"] = f"Safe{kind}"
-
-
-def _best_metric(evaluators) -> str | None:
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        kind = str((evaluator or {}).get("type", "")).rpartition(".")[2]
-        if kind in _BEST:
-            return _BEST[kind]
-    return None
 
 
 def _add(owner: dict, key: str, item: dict) -> None:
