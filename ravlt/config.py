@@ -4,13 +4,17 @@ import os
 from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyObject
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import Registry
+from mmengine.registry import MODELS, Registry
 from mmengine.utils import is_installed
 
 from ravlt.errors import RAVLTError
 
+HOSTS = ("mmdet", "mmseg")
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+# Classes that are registered under another name.
+_REGISTERED = {"PretrainedInit": "Pretrained", "SyncBatchNorm": "SyncBN"}
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -19,6 +23,10 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Args:
         path: A file, or e.g. ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
         options: Changes in the form of ``--cfg-options``.
+
+    Returns:
+        The config. If it has no ``default_scope``, as those in pure Python, it gets
+        that of its model.
 
     Raises:
         RAVLTError: If there is no such config, or it has no model.
@@ -44,7 +52,30 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg.merge_from_dict(options)
     if "model" not in cfg:
         raise RAVLTError(f"Config '{path}' has no model; give the config of a run.")
+    _restore_classes(cfg._cfg_dict)
+    scope = find_scope(cfg)
+    if scope:
+        cfg.default_scope = scope
     return cfg
+
+
+def _restore_classes(node) -> None:
+    """Replace full names of classes and functions by what they name.
+
+    A run writes a config in pure Python with such names. mmcv and mmdet resolve some of
+    them (NMS, RoIAlign) only if they are short.
+    """
+    if isinstance(node, list | tuple):
+        for item in node:
+            _restore_classes(item)
+    elif isinstance(node, dict):
+        for value in dict.values(node):  # those of a ConfigDict import classes
+            _restore_classes(value)
+        kind = dict.get(node, "type")
+        # With one dot, the first part is a scope.
+        if isinstance(kind, str) and kind.count(".") > 1:
+            module, _, name = kind.rpartition(".")
+            node["type"] = LazyObject(module, name)
 
 
 def _find_bases_of_the_forks() -> None:
@@ -54,19 +85,23 @@ def _find_bases_of_the_forks() -> None:
         MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
-def type_name(part: Mapping) -> str:
-    """Return the class name of a part of a config.
+def type_name(part: Mapping, key: str = "type") -> str:
+    """Return the name under which the type of a part of a config is registered.
 
     Args:
         part: A dict whose ``type`` is a name, with or without a scope
-            (``'mmdet.CocoMetric'``), or a class, as in configs in pure Python.
+            (``'mmdet.CocoMetric'``), or a class, as in configs in pure Python. In a
+            config that a run leaves, a class is its full name
+            (``'mmdet.evaluation.CocoMetric'``).
+        key: Key of the type.
 
     Returns:
         The name without scope; empty if there is no type.
     """
-    kind = part.get("type") or ""
+    kind = part.get(key) or ""
     name = kind if isinstance(kind, str) else kind.__name__
-    return name.rpartition(".")[2]
+    name = name.rpartition(".")[2]
+    return _REGISTERED.get(name, name)
 
 
 def find_class(part: Mapping, registry: Registry, scope: str | None) -> type | None:
@@ -87,9 +122,22 @@ def find_class(part: Mapping, registry: Registry, scope: str | None) -> type | N
     return kind
 
 
+def find_scope(cfg: Config) -> str | None:
+    """Return the scope of a config: its own, or the host of its model's class.
+
+    Configs in pure Python have none of their own.
+    """
+    if cfg.get("default_scope"):
+        return cfg["default_scope"]
+    kind = find_class(cfg.get("model") or {}, MODELS, None)
+    bases = kind.__mro__ if kind else ()
+    packages = (base.__module__.partition(".")[0] for base in bases)
+    return next((name for name in packages if name in HOSTS), None)
+
+
 def is_segmentation(cfg: Config) -> bool:
     """Return whether a config is one of mmseg, not of mmdet."""
-    return cfg.get("default_scope") == "mmseg"
+    return find_scope(cfg) == "mmseg"
 
 
 def find_datasets(loader: Mapping) -> Iterator[dict]:

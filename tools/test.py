@@ -84,7 +84,7 @@ def augment(cfg: Config) -> None:
         )
     if "tta_pipeline" not in cfg:
         cfg.tta_pipeline = flip_pipeline(cfg.test_dataloader.dataset.pipeline)
-    cfg.tta_model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.tta_model = ConfigDict(cfg.tta_model, module=cfg.model)
     cfg.model = cfg.tta_model
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
@@ -94,7 +94,7 @@ def flip_pipeline(pipeline: list) -> list:
     *steps, pack = pipeline
     if "meta_keys" in pack:  # the default has them
         keys = (*pack["meta_keys"], "flip", "flip_direction")
-        pack = dict(pack, meta_keys=tuple(dict.fromkeys(keys)))
+        pack = ConfigDict(pack, meta_keys=tuple(dict.fromkeys(keys)))
     return [
         *steps,
         dict(

@@ -137,13 +137,13 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 
 
 def _build_config(name: str) -> nn.Module:
-    from ravlt.config import load_config  # needs the hosts
+    from ravlt.config import is_segmentation, load_config  # needs the hosts
 
     cfg: Config = load_config(name)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     for part in (cfg.model, cfg.model.get("backbone") or {}):
         part.pop("init_cfg", None)  # a measurement needs no pretrained weights
-    if cfg.default_scope == "mmseg":
+    if is_segmentation(cfg):
         from mmseg.registry import MODELS
     else:
         from mmdet.registry import MODELS

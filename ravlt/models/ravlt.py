@@ -15,6 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ravlt.config import type_name
 from ravlt.ops.layout import channels_first
 from ravlt.ops.recompute import checkpoint_module, recompute
 from ravlt.ops.residual import add_scaled
@@ -461,7 +462,7 @@ class RAVLT(RAVLTEncoder):
     def init_weights(self) -> None:
         """Apply ``init_cfg``; 'Pretrained' loads strictly and safely."""
         cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        pretrained = [cfg for cfg in cfgs if cfg and cfg["type"] == "Pretrained"]
+        pretrained = [cfg for cfg in cfgs if cfg and type_name(cfg) == "Pretrained"]
         if not pretrained or self.is_init:
             super().init_weights()
             return

@@ -32,8 +32,9 @@ def leaf_config(base: str, original: Config, swapped: Config, swap: Swap) -> str
         Python source.
     """
     tree: dict = {}
+    before, after = original.to_dict(), swapped.to_dict()  # names in place of classes
     for change in swap.changes:
-        _insert(tree, original, swapped, change.path, change.why)
+        _insert(tree, before, after, change.path, change.why)
     lines = []
     for warning in swap.warnings:
         lines += textwrap.wrap(

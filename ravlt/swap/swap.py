@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ravlt.config import HOSTS, find_scope, type_name
 from ravlt.errors import RAVLTError
 from ravlt.models.ravlt import RAVLT
 
@@ -66,8 +67,8 @@ def plan_swap(
     pretrained: str | None = None,
 ) -> Swap:
     """Says what :func:`swap_backbone` changes; arguments and errors are the same."""
-    scope = cfg.get("default_scope") or "mmdet"
-    if scope not in ("mmdet", "mmseg"):
+    scope = find_scope(cfg) or "mmdet"
+    if scope not in HOSTS:
         raise RAVLTError(
             f"default_scope='{scope}' is neither 'mmdet' nor 'mmseg'; of classifiers "
             f"take timm.create_model('ravlt_t')."
@@ -135,7 +136,7 @@ def _replacement(
         new["in_channels"] = cfg["in_channels"]
     if out_indices != tuple(range(len(STRIDES))):
         new["out_indices"] = out_indices
-    if "SyncBN" in str((cfg.get("norm_cfg") or {}).get("type")):
+    if "SyncBN" in type_name(cfg.get("norm_cfg") or {}):
         new["norm_cfg"] = dict(type="SyncBN")
     if pretrained is not None:
         new["init_cfg"] = dict(type="Pretrained", checkpoint=pretrained)
@@ -149,11 +150,11 @@ def _refuse_shared_parts(site: Site) -> None:
     shared = (site.owner.get("roi_head") or {}).get("shared_head")
     if shared:
         raise RAVLTError(
-            f"{dotted(site.path)}.roi_head.shared_head ({shared['type']}) is the last "
-            f"stage of the old backbone (a C4 head), which RAVLT cannot give; choose "
-            f"the config of the same method with an FPN."
+            f"{dotted(site.path)}.roi_head.shared_head ({type_name(shared)}) is the "
+            f"last stage of the old backbone (a C4 head), which RAVLT cannot give; "
+            f"choose the config of the same method with an FPN."
         )
-    if site.kind.rpartition(".")[2] == "SSDVGG":
+    if site.kind == "SSDVGG":
         raise RAVLTError(
             f"{dotted(site.path)}.backbone is SSDVGG, whose last layers are the first "
             f"of SSD's head; choose ssdlite or RetinaNet."
@@ -161,7 +162,7 @@ def _refuse_shared_parts(site: Site) -> None:
     for neck, path in site.necks():
         if "rfp_backbone" in neck:
             raise RAVLTError(
-                f"{dotted(path)} ({neck['type']}) runs copies of the old "
+                f"{dotted(path)} ({type_name(neck)}) runs copies of the old "
                 f"backbone on its own output, which RAVLT cannot take; choose the "
                 f"config of the same method with an FPN."
             )

@@ -94,7 +94,7 @@ def optimizer_changes(
     why = f"layer scales{' and norms' * norms} do not decay"
     if gone:
         why += "; other keys named parameters of the old backbone"
-    constructor = str(wrapper.get("constructor", ""))
+    constructor = type_name(wrapper, "constructor")
     if "Decay" in constructor and constructor != _DECAY:
         known = f"{constructor} knows other backbones only"
         yield Change((*path, "constructor"), _DECAY, known)

@@ -12,7 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ravlt.config import type_name
+from ravlt.config import find_scope, type_name
 from ravlt.data.random_batch import make_batch
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
@@ -43,7 +43,7 @@ def try_model(cfg: Config, sides: Sequence[int] = (256,)) -> Trial:
         RAVLTError: If the loss or a gradient of the backbone is not finite.
         Exception: Whatever the model raises with images of the last size.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmdet"):
+    with DefaultScope.overwrite_default_scope(find_scope(cfg) or "mmdet"):
         trial = _try(cfg.model, sides)
     # DDP then looks for parameters without a gradient.
     return replace(trial, idle=[]) if cfg.get("find_unused_parameters") else trial
@@ -112,7 +112,7 @@ def _make_local(node) -> None:
             loads = isinstance(value, Mapping) and type_name(value) == "Pretrained"
             if key in ("pretrained", "teacher_ckpt") or (key == "init_cfg" and loads):
                 node[key] = None
-            elif key == "type" and value == "MMSyncBN":
+            elif key == "type" and type_name(node) in ("SyncBN", "MMSyncBN"):
                 node[key] = "BN"
             else:
                 _make_local(value)

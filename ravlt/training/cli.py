@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from ravlt.config import load_config
+from ravlt.config import HOSTS, load_config
 from ravlt.data.root import set_data_root
 from ravlt.env.problems import find_problems, find_warnings
 from ravlt.errors import RAVLTError
@@ -147,7 +147,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 def _check_scope(cfg: Config) -> None:
-    if cfg.get("default_scope") not in ("mmdet", "mmseg"):
+    if cfg.get("default_scope") not in HOSTS:
         raise RAVLTError(
             f"default_scope={cfg.get('default_scope')!r} is neither 'mmdet' nor "
             f"'mmseg'; inherit the host's default_runtime.py."

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ravlt.config import type_name
 from ravlt.data.check.run import remove_verification
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.best import best_metric
@@ -30,7 +31,7 @@ def add_safety(cfg: Config) -> None:
     if "checkpoint" not in cfg.default_hooks:
         cfg.default_hooks.checkpoint = dict(type="CheckpointHook")
     checkpoint = cfg.default_hooks.checkpoint
-    if checkpoint is not None and checkpoint["type"] == "CheckpointHook":
+    if checkpoint is not None and type_name(checkpoint) == "CheckpointHook":
         checkpoint["type"] = "SafeCheckpointHook"
         best = best_metric(cfg)
         if best and "save_best" not in checkpoint:
@@ -48,7 +49,7 @@ def add_curves(cfg: Config) -> None:
     """
     train_cfg = cfg.get("train_cfg") or {}
     logger = (cfg.get("default_hooks") or {}).get("logger")
-    if logger and str(train_cfg.get("type")).endswith("IterBasedTrainLoop"):
+    if logger and type_name(train_cfg).endswith("IterBasedTrainLoop"):
         # Or every evaluation is written as one of epoch 0.
         logger.setdefault("log_metric_by_epoch", False)
     _add(cfg, "custom_hooks", dict(type="CurveHook"))
@@ -86,7 +87,7 @@ def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:
             )
         if kind not in _WRAPPERS:
             raise RAVLTError(
-                f"--amp cannot change optim_wrapper.type='{wrapper.type}'; set the "
+                f"--amp cannot change optim_wrapper.type='{kind}'; set the "
                 f"mixed precision in the config."
             )
         wrapper.type = f"{finite}AmpOptimWrapper"
@@ -135,8 +136,7 @@ def set_bad_losses(cfg: Config) -> None:
 
 def _wrapper_kind(cfg: Config) -> tuple[str, str]:
     """'Finite' if the optimizer wrapper leaves out bad steps, and what it is else."""
-    kind = cfg.optim_wrapper.get("type", _WRAPPERS[0])
-    kind = getattr(kind, "__name__", kind)  # a class in configs of pure Python
+    kind = type_name(cfg.optim_wrapper) or _WRAPPERS[0]
     base = kind.removeprefix("Finite")
     return kind.removesuffix(base), base
 
@@ -145,13 +145,12 @@ def _use_safe_loop(train_cfg: dict) -> None:
     if "by_epoch" in train_cfg and "type" not in train_cfg:
         epochs = train_cfg.pop("by_epoch")
         train_cfg["type"] = _LOOPS[0] if epochs else _LOOPS[1]
-    kind = train_cfg.get("type")
-    kind = getattr(kind, "__name__", kind)  # a class in configs of pure Python
+    kind = type_name(train_cfg)
     if kind in _LOOPS:
         train_cfg["type"] = f"Safe{kind}"
 
 
 def _add(owner: dict, key: str, item: dict) -> None:
     items = list(owner.get(key) or [])
-    if all(other.get("type") != item["type"] for other in items):
+    if all(type_name(other) != item["type"] for other in items):
         owner[key] = [*items, item]

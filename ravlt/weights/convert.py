@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
+from ravlt.config import find_class
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
 from ravlt.models.archs import RELEASED_ATTN_TYPES, warn_attn_types
@@ -118,8 +119,8 @@ def _dataset_meta(cfg: Config, meta: Mapping) -> dict:
     """Return classes and palette of the file, or else of the config's data set."""
     dataset = cfg.test_dataloader.dataset
     scope = cfg.get("default_scope", "mmdet")
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        known = registry.get(dataset.type).METAINFO | dataset.get("metainfo", {})
+    kind = find_class(dataset, DATASETS, scope)
+    known = kind.METAINFO | dataset.get("metainfo", {})
     result = {}
     for name in ("classes", "palette"):
         value = meta.get(name.upper()) or known.get(name)

@@ -5,10 +5,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.model import PretrainedInit
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 
 from helpers.tool_runs import DET, SEG
-from ravlt.config import load_config
+from ravlt.config import load_config, type_name
 from ravlt.errors import RAVLTError
 from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
 
@@ -62,6 +65,28 @@ def test_config_without_a_model(tmp_path):
         RAVLTError, match=r"part\.py' has no model; give the config of a"
     ):
         load_config(str(path))
+
+
+# --------------------------------------------------------------------------- type_name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (None, ""),
+        ("OptimWrapper", "OptimWrapper"),
+        ("mmengine.OptimWrapper", "OptimWrapper"),
+        ("mmengine.optim.OptimWrapper", "OptimWrapper"),
+        (OptimWrapper, "OptimWrapper"),
+        # Registered under other names.
+        (PretrainedInit, "Pretrained"),
+        ("mmengine.model.PretrainedInit", "Pretrained"),
+        (nn.SyncBatchNorm, "SyncBN"),
+    ],
+)
+def test_type_name(kind, name):
+    assert type_name(dict(type=kind)) == name
+    assert type_name(dict(constructor=kind), "constructor") == name
 
 
 # --------------------------------------------------------------- add_safety, add_curves
@@ -133,6 +158,7 @@ def test_safety_leaves_other_checkpoint_hooks(checkpoint):
     [
         (dict(type="IterBasedTrainLoop"), "SafeIterBasedTrainLoop"),
         (dict(type=EpochBasedTrainLoop), "SafeEpochBasedTrainLoop"),
+        (dict(type="mmengine.runner.IterBasedTrainLoop"), "SafeIterBasedTrainLoop"),
         (dict(by_epoch=True), "SafeEpochBasedTrainLoop"),
         (dict(by_epoch=False), "SafeIterBasedTrainLoop"),
         (dict(type="MyLoop"), "MyLoop"),
@@ -202,7 +228,7 @@ def wrapper(**keys) -> Config:
 
 def test_amp_on_a_gpu(gpu):
     gpu(True)
-    for keys in ({}, {"type": "OptimWrapper"}):
+    for keys in ({}, {"type": "OptimWrapper"}, {"type": OptimWrapper}):
         cfg = wrapper(**keys)
         set_precision(cfg, amp=True)
         assert cfg.optim_wrapper.type == "AmpOptimWrapper"
@@ -255,11 +281,18 @@ def test_without_amp_the_config_counts_if_it_can(gpu):
 # ---------------------------------------------------------------------- set_bad_losses
 
 
-@pytest.mark.parametrize("kind", ["OptimWrapper", "AmpOptimWrapper"])
-def test_bad_losses_of_either_wrapper(gpu, kind):
-    cfg = wrapper(type=kind)
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("OptimWrapper", "OptimWrapper"),
+        ("AmpOptimWrapper", "AmpOptimWrapper"),
+        (AmpOptimWrapper, "AmpOptimWrapper"),
+    ],
+)
+def test_bad_losses_of_either_wrapper(gpu, said, kind):
+    cfg = wrapper(type=said)
     set_bad_losses(cfg)
-    assert cfg.optim_wrapper.type == kind
+    assert cfg.optim_wrapper.type == said
     cfg.bad_losses = dict(skip=2)
     for _ in range(2):  # a run leaves its config behind, and that is run
         set_bad_losses(cfg)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -68,7 +69,7 @@ def detector_state(model: ravlt.RAVLT) -> dict:
 
 def load(path, **kwargs) -> ravlt.RAVLT:
     torch.manual_seed(0)
-    init_cfg = dict(type="Pretrained", checkpoint=str(path), **kwargs.pop("init", {}))
+    init_cfg = dict(type="Pretrained", checkpoint=str(path)) | kwargs.pop("init", {})
     model = MODELS.build(dict(type="RAVLT", arch="test", init_cfg=init_cfg, **kwargs))
     model.init_weights()
     return model
@@ -78,6 +79,13 @@ def assert_same(model: nn.Module, expected: dict, but: str = "?") -> None:
     for name, value in model.state_dict().items():
         if not name.startswith(but):
             torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_the_class_of_pretrained_weights_loads_strictly(tmp_path):
+    """As a config in pure Python names it."""
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(RAVLTError, match=r"other\.pth"):
+        load(tmp_path / "other.pth", init=dict(type=PretrainedInit))
 
 
 @pytest.mark.parametrize(
