@@ -14,6 +14,7 @@ from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_safety
 from ravlt.training.distributed.cpu_group import use_cpu_group
+from ravlt.training.guards.classes import check_classes
 
 
 def parse_args() -> argparse.Namespace:
@@ -111,6 +112,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_run_config(args)
     cfg.load_from = args.checkpoint
+    check_classes(cfg, ("test_dataloader",))
     if args.tta:
         augment(cfg)
     check_data(cfg, ("test_dataloader",))

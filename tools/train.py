@@ -14,6 +14,7 @@ from ravlt.training.checkpoints.resume import set_resume
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
 from ravlt.training.distributed.cpu_group import use_cpu_group
+from ravlt.training.guards.classes import check_classes
 from ravlt.training.guards.signals import noticing_sigterm
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_run_config(args)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
+    check_classes(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
     add_fit_check(cfg, strict=False)
     add_curves(cfg)
