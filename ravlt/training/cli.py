@@ -19,6 +19,7 @@ from ravlt.errors import RAVLTError
 from ravlt.storage import explain_refusal, use_atomic_writes
 from ravlt.training.explain import explain
 from ravlt.training.guards.signals import EXIT_STATUS, Terminated
+from ravlt.training.keys import explain_argument, find_typos
 from ravlt.weights.checkpoint import use_safe_loading
 
 
@@ -54,7 +55,7 @@ def run_cli(
         line = str(error).strip().splitlines()[-1]
         sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
     except BaseException as error:
-        refusal = explain_refusal(error)
+        refusal = explain_refusal(error) or explain_argument(error)
         if refusal:
             sys.exit(f"error: {refusal}")
         explanation = explain(error)
@@ -119,7 +120,12 @@ def read_run_config(args: argparse.Namespace) -> Config:
         over file name).
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config)
+    options = args.cfg_options or {}
+    if _is_first_process():
+        for warning in find_typos(cfg, options):
+            print(f"warning: {warning}", file=sys.stderr)
+    cfg.merge_from_dict(options)
     stem = os.path.splitext(os.path.basename(args.config.rpartition("::")[2]))[0]
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"

@@ -131,7 +131,7 @@ def test_the_config_left_behind_imports_us(tmp_path, given, expected, monkeypatc
     assert cli.read_run_config(arguments(str(path))).custom_imports == expected
 
 
-def _parse_only(path: str, options) -> Config:
+def _parse_only(path: str) -> Config:
     return Config.fromfile(path, import_custom_modules=False)
 
 
