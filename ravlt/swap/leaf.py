@@ -53,8 +53,9 @@ def _insert(
     key, *rest = path
     value = swapped[key]
     inherited = original.get(key)
+    whole = isinstance(tree.get(key), _Value)
     # A child inherits through dicts only; a list is written whole.
-    if rest and isinstance(inherited, Mapping):
+    if rest and isinstance(inherited, Mapping) and not whole:
         _insert(tree.setdefault(key, {}), inherited, value, tuple(rest), why)
         return
     if isinstance(value, Mapping) and key in original:

@@ -1,5 +1,6 @@
-"""What a backbone or a neck hands on: it is built without weights, and asked."""
+"""Output of a backbone, neck or head, which is built without weights and run."""
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,16 +76,19 @@ def ask_backbone(site: Site, scope: str) -> Backbone:
     return Backbone(_levels(maps, side), parameters)
 
 
-def ask_neck(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, ...]:
-    """Builds a neck without weights and runs it.
+def ask_reader(cfg: Mapping, scope: str, levels: Sequence[Level]) -> tuple[Level, ...]:
+    """Build a neck, or a head of mmseg, without weights and run it.
 
     Args:
-        cfg: Config of the neck.
+        cfg: Config of the neck or head.
         scope: 'mmdet' or 'mmseg'.
-        levels: What it is given.
+        levels: Its input.
 
     Returns:
-        What it gives.
+        Its output.
+
+    Raises:
+        Exception: Whatever it raises with such an input.
     """
     shapes = [
         (_BATCH, x.channels, _SIDE // x.stride, _SIDE // x.stride) for x in levels
@@ -99,19 +103,22 @@ def _run(cfg: Mapping, scope: str, call, shapes) -> tuple[list, tuple[str, ...]]
     for key in ("init_cfg", "pretrained"):
         cfg.pop(key, None)
 
-    def run(device: str):
-        with torch.device(device), torch.no_grad():
+    def run(built_on: str, device: str):
+        with torch.device(built_on):
             model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg)))
-            model.train()  # some give other maps than in evaluation
+        model.to(device).train()  # some give other maps than in evaluation
+        with torch.device(device), torch.no_grad():
             outs = call(model, [torch.zeros(shape) for shape in shapes])
         maps = list(outs) if isinstance(outs, list | tuple) else [outs]
         return maps, tuple(name for name, _ in model.named_parameters())
 
     with DefaultScope.overwrite_default_scope(scope):
-        try:
-            return run("meta")
-        except (RuntimeError, NotImplementedError):
-            return run("cpu")  # some look at numbers while they are built
+        # The meta device computes nothing, but some parts need numbers while they are
+        # built, and others while they run.
+        for built_on, device in (("meta", "meta"), ("cpu", "meta")):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                return run(built_on, device)
+        return run("cpu", "cpu")
 
 
 def _levels(maps: Sequence[Tensor], side: int) -> tuple[Level, ...]:

@@ -6,7 +6,7 @@ from ravlt.config import type_name
 from ravlt.errors import RAVLTError
 
 from .changes import Change, Path, dotted
-from .levels import Level, ask_neck
+from .levels import Level, ask_reader
 from .sites import Site
 
 # Parts of a model that read no maps.
@@ -47,7 +47,7 @@ def used_levels(site: Site, count: int) -> list[int]:
         first, _ = necks[0]
         one = isinstance(first.get("in_channels"), int)
         return list(range(count - 1 if one else first.get("start_level", 0), count))
-    heads = list(_segmentation_heads(site))
+    heads = list(segmentation_heads(site))
     read = {i for head, _ in heads for i in _positions(head, count)}
     return sorted(read) or list(range(count))
 
@@ -75,9 +75,9 @@ def rewire(
             continue
         changes = list(_neck_changes(neck, path, old, used, new))
         yield from changes
-        old_outs = ask_neck(neck, scope, old)
+        old_outs = ask_reader(neck, scope, old)
         merged = dict(neck) | {c.path[-1]: c.value for c in changes}
-        new_outs = ask_neck(merged, scope, new)
+        new_outs = ask_reader(merged, scope, new)
         if old_outs == new_outs:
             return
         old, new, used = old_outs, new_outs, list(range(len(old_outs)))
@@ -88,7 +88,7 @@ def rewire(
         for i in range(len(old))
     ]
     _refuse_split_cascade(site, old, new, used)
-    heads = list(_segmentation_heads(site))
+    heads = list(segmentation_heads(site))
     for head, path in heads:
         yield from _head_changes(head, path, old_channels, used, by_position)
     if not heads:
@@ -136,7 +136,7 @@ def _mismatch(neck: Mapping, path: Path, channels: list[int]) -> RAVLTError:
     )
 
 
-def _segmentation_heads(site: Site) -> Iterator[tuple[Mapping, Path]]:
+def segmentation_heads(site: Site) -> Iterator[tuple[Mapping, Path]]:
     """Heads of mmseg, and heads inside of them, that choose their levels."""
     for key in ("decode_head", "auxiliary_head"):
         yield from _with_index(site.owner.get(key), (*site.path, key), True)

@@ -13,6 +13,7 @@ from ravlt.models.ravlt import RAVLT
 
 from .changes import Change, Swap, dotted
 from .levels import Level, ask_backbone
+from .plain import view_as_pyramid
 from .readers import leaves_levels, rewire, used_levels
 from .sites import Site, find_sites
 from .stages import STRIDES, match_stages, stride_warnings
@@ -85,9 +86,11 @@ def plan_swap(
     for site in sites:
         _refuse_shared_parts(site)
         old = ask_backbone(site, scope)
-        stages = match_stages(old.levels, site.kind)
-        warnings += stride_warnings(old.levels, stages, site.kind)
-        used = used_levels(site, len(old.levels))
+        view = view_as_pyramid(site, scope, old.levels)
+        stages = match_stages(view.levels, site.kind)
+        warnings += view.warnings
+        warnings += stride_warnings(view.levels, stages, site.kind)
+        used = used_levels(view.site, len(view.levels))
         if leaves_levels(site):
             why = "the neck does not read all levels, and a norm gets no gradient"
             changes.append(Change(("find_unused_parameters",), True, why))
@@ -98,7 +101,8 @@ def plan_swap(
         with torch.device("meta"):
             model = RAVLT(**{k: v for k, v in new.items() if k != "type"})
         levels = [Level(model.embed_dims[i], STRIDES[i]) for i in model.out_indices]
-        changes += rewire(site, scope, old.levels, used, levels)
+        changes += view.changes
+        changes += rewire(view.site, scope, view.levels, used, levels)
         old_names += old.parameters
         new_names += [name for name, _ in model.named_parameters()]
     changes += pixel_changes(cfg.model, ("model",))

@@ -103,7 +103,7 @@ def optimizer_changes(
             for k, v in paramwise.items()
             if k not in ("decay_rate", "decay_type", "num_layers")
         }
-        settings["layer_decay_rate"] = paramwise.get("decay_rate", 0.9)
+        settings.setdefault("layer_decay_rate", paramwise.get("decay_rate", 0.9))
         settings["custom_keys"] = kept | exempt
         yield Change((*path, "paramwise_cfg"), settings, why)
     elif not paramwise:

@@ -16,8 +16,8 @@ SWAP = {
         ),
         (
             "backbones are asked in evaluation",
-            "model.train()",
-            "model.eval()",
+            "model.to(device).train()",
+            "model.to(device).eval()",
             "test_levels.py::test_branches_are_refused",
         ),
     ],
@@ -155,6 +155,38 @@ SWAP = {
             "test_wiring.py::test_what_was_imported_before_stays",
         ),
     ],
+    "swap/plain.py": [
+        (
+            "necks that join maps are taken out",
+            "if len(set(strides)) < len(levels):",
+            "if not strides:",
+            "test_plain.py::test_parts_that_join_maps_of_one_stride_get_them",
+        ),
+        (
+            "heads may enlarge fine maps",
+            "out[0].stride >= STRIDES[0]",
+            "out[0].stride >= 1",
+            "test_plain.py::test_parts_that_join_maps_of_one_stride_get_them",
+        ),
+        (
+            "maps are resized the other way",
+            "[s / stride for s in STRIDES]",
+            "[stride / s for s in STRIDES]",
+            "test_plain.py::test_parts_that_join_maps_of_one_stride_get_them",
+        ),
+        (
+            "dilated networks count as plain",
+            "len(set(levels)) == 1",
+            "levels[-1].stride < 32",
+            "test_plain.py::test_other_backbones_are_left_alone",
+        ),
+        (
+            "detectors count as segmentors",
+            "if not plain or not list(segmentation_heads(site)):",
+            "if not plain:",
+            "test_plain.py::test_detectors_read_levels_of_one_width",
+        ),
+    ],
     "swap/changes.py": [
         (
             "the given config is changed",
@@ -216,9 +248,15 @@ SWAP = {
         ),
         (
             "layer decay has another rate",
-            'paramwise.get("decay_rate", 0.9)',
-            "0.9",
+            'paramwise.get("decay_rate", 0.9))',
+            "0.9)",
             "test_training.py::test_layer_decay_of_the_hosts_becomes_ours",
+        ),
+        (
+            "layer decay under its other name has another rate",
+            'settings.setdefault("layer_decay_rate", ',
+            "settings.update(layer_decay_rate=",
+            "test_plain.py::test_layer_decay_keeps_its_rate",
         ),
         (
             "layer decay knows other backbones only",
