@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS, Registry
-from mmengine.utils import is_installed
+from mmengine.utils import get_installed_path, is_installed
 
 from ravlt.errors import RAVLTError
 
@@ -17,12 +17,16 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _REGISTERED = {"PretrainedInit": "Pretrained", "SyncBatchNorm": "SyncBN"}
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(
+    path: str, options: dict | None = None, allow_failed_imports: bool = False
+) -> Config:
     """Reads a config file, or one of the hosts by ``mmdet::`` or ``mmseg::``.
 
     Args:
         path: A file, or e.g. ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
         options: Changes in the form of ``--cfg-options``.
+        allow_failed_imports: Also read a config whose ``custom_imports`` are not
+            installed, to change it.
 
     Returns:
         The config. If it has no ``default_scope``, as those in pure Python, it gets
@@ -30,6 +34,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
     Raises:
         RAVLTError: If there is no such config, or it has no model.
+        ImportError: If one of its ``custom_imports`` fails.
     """
     _find_bases_of_the_forks()
     try:
@@ -39,6 +44,10 @@ def load_config(path: str, options: dict | None = None) -> Config:
             cfg = get_config(path)
         else:
             cfg = Config.fromfile(path)
+    except ImportError:
+        if not allow_failed_imports:
+            raise
+        cfg = Config.fromfile(_find_file(path), import_custom_modules=False)
     except FileNotFoundError as error:
         if os.path.isfile(path):
             raise RAVLTError(
@@ -57,6 +66,14 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if scope:
         cfg.default_scope = scope
     return cfg
+
+
+def _find_file(path: str) -> str:
+    """Return the file of a config, which may be one of the hosts."""
+    host, separator, name = path.partition("::")
+    if not separator:
+        return path
+    return os.path.join(get_installed_path(host), ".mim", "configs", name)
 
 
 def _restore_classes(node) -> None:

@@ -35,7 +35,7 @@ def main() -> None:
     args = parse_args()
     if not args.out.endswith(".py"):
         raise RAVLTError(f"--out '{args.out}' must end in .py; rename it.")
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, allow_failed_imports=True)
     if getattr(cfg, "_imported_names", None):
         raise RAVLTError(
             f"'{args.config}' is a config in pure Python, which no _base_ can name; in "

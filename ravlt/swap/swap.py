@@ -12,9 +12,11 @@ from ravlt.errors import RAVLTError
 from ravlt.models.ravlt import RAVLT
 
 from .changes import Change, Swap, dotted
-from .levels import Level, ask_backbone
+from .imports import import_changes
+from .levels import Level
 from .plain import view_as_pyramid
 from .readers import leaves_levels, rewire, used_levels
+from .settings import find_backbone
 from .sites import Site, find_sites
 from .stages import STRIDES, match_stages, stride_warnings
 from .training import (
@@ -80,14 +82,16 @@ def plan_swap(
             "The config has no model with a backbone to swap; give the config of a "
             "detector or segmentor."
         )
-    changes, warnings = list(_import_changes(cfg)), []
+    changes: list[Change] = []
+    warnings: list[str] = []
     old_names: list[str] = []
     new_names: list[str] = []
     for site in sites:
         _refuse_shared_parts(site)
-        old = ask_backbone(site, scope)
+        old, unknown = find_backbone(site, scope)
         view = view_as_pyramid(site, scope, old.levels)
         stages = match_stages(view.levels, site.kind)
+        warnings += unknown
         warnings += view.warnings
         warnings += stride_warnings(view.levels, stages, site.kind)
         used = used_levels(view.site, len(view.levels))
@@ -113,20 +117,9 @@ def plan_swap(
             "RAVLT trains from scratch, which takes a longer schedule: name ImageNet "
             "weights with pretrained."
         )
+    swapped = Swap(tuple(changes), ()).apply(cfg)
+    changes = import_changes(cfg, swapped, sites) + changes
     return Swap(tuple(changes), tuple(warnings + optimizer_warnings(cfg)))
-
-
-def _import_changes(cfg: Config) -> list[Change]:
-    imports = cfg.get("custom_imports") or {}
-    names = imports.get("imports") or []
-    names = [names] if isinstance(names, str) else list(names)
-    if "ravlt" in names:
-        return []
-    path = ("custom_imports",)
-    if imports:
-        path = ("custom_imports", "imports")
-        return [Change(path, [*names, "ravlt"], "registers RAVLT")]
-    return [Change(path, dict(imports=["ravlt"]), "registers RAVLT")]
 
 
 def _replacement(

@@ -148,11 +148,19 @@ SWAP = {
             "            pass",
             "test_training.py::test_weights_of_ravlt",
         ),
+    ],
+    "swap/imports.py": [
         (
             "earlier imports are lost",
-            '[*names, "ravlt"], "registers',
-            '["ravlt"], "registers',
+            'if name.partition(".")[0] not in gone]',
+            "if name in gone]",
             "test_wiring.py::test_what_was_imported_before_stays",
+        ),
+        (
+            "packages that other parts need are lost",
+            "if not _names_part_of(p, swapped.to_dict())}",
+            "if p}",
+            "test_settings.py::test_a_package_that_another_part_needs_stays",
         ),
     ],
     "swap/plain.py": [
@@ -185,6 +193,20 @@ SWAP = {
             "if not plain or not list(segmentation_heads(site)):",
             "if not plain:",
             "test_plain.py::test_detectors_read_levels_of_one_width",
+        ),
+    ],
+    "swap/settings.py": [
+        (
+            "installed backbones are not asked",
+            'None if _is_installed(site.backbone["type"], scope) else _widths(site)',
+            "_widths(site)",
+            "test_settings.py::test_a_backbone_that_fails_is_not_taken_for_an_absent_one",
+        ),
+        (
+            "equal widths count as a pyramid",
+            "rising = sorted(set(widths))",
+            "rising = sorted(widths)",
+            "test_settings.py::test_settings_that_do_not_suffice",
         ),
     ],
     "swap/changes.py": [

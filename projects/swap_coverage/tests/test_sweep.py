@@ -142,11 +142,10 @@ REFUSED = {
 # optional packages, operators for GPUs or downloads.
 UNAVAILABLE = {
     "mmdet": (
-        "boxinst bytetrack carafe convnext deepsort glip grounding_dino lad "
-        "mm_grounding_dino nas_fcos ocsort paa queryinst reid rtmdet strongsort "
-        "timm_example"
+        "boxinst bytetrack carafe deepsort glip grounding_dino lad "
+        "mm_grounding_dino nas_fcos ocsort paa queryinst reid rtmdet strongsort"
     ),
-    "mmseg": "convnext poolformer vpd",
+    "mmseg": "vpd",
 }
 
 
