@@ -1,1 +1,1 @@
-"""What attention layers attend to, and the ranks of their KV buffers and outputs."""
+"""Maps of attention, and ranks of KV buffers and attention outputs."""

@@ -44,7 +44,7 @@ class Sizes:
         copied: Bytes of the copy that measures the bandwidth.
         grids: Height and width in tokens.
         heads: Pairs of batch size and number of heads, for head dimension 64.
-        wide_heads: The same pairs for head dimension 96.
+        wide_heads: Pairs for head dimension 96.
         linear: Grids for plain linear attention.
         compiled: Grids for the compiled plain form.
         profiled: Grids at which each kernel is timed.
