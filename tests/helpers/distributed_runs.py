@@ -1,4 +1,4 @@
-"""Runs of several processes that torchrun starts, and faults in them."""
+"""Runs of several processes, faults in them, and calls in process groups."""
 
 import os
 import re
@@ -6,9 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import torch.distributed as dist
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -19,6 +24,7 @@ from helpers.tool_runs import (
     SEG,
     TESTS,
     as_line,
+    fork_server,
     restore_default_signals,
     small,
 )
@@ -119,6 +125,61 @@ def finish(*runs: subprocess.Popen, timeout: float = 240) -> list[int]:
     finally:
         for run in runs:
             run.kill()
+
+
+def call_in_group(number: int, function: Callable, *args, timeout: float = 30) -> list:
+    """Call a function in processes that are joined by gloo.
+
+    Args:
+        number: Number of processes.
+        function: Function of a module; the processes import it.
+        *args: Its arguments; picklable.
+        timeout: Seconds after which the group gives up a collective.
+
+    Returns:
+        By rank, what the function returned, or the exception that it raised.
+    """
+    context = fork_server()
+    outcomes = context.SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(
+                target=_be_member,
+                args=(f"file://{folder}/store", rank, number, timeout),
+                kwargs=dict(call=(function, args), outcomes=outcomes),
+            )
+            for rank in range(number)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            for process in processes:
+                process.join(120)
+            found = dict(outcomes.get() for p in processes if p.exitcode == 0)
+        finally:
+            for process in processes:
+                process.kill()
+    assert len(found) == number, [process.exitcode for process in processes]
+    return [found[rank] for rank in range(number)]
+
+
+def _be_member(address: str, rank: int, number: int, timeout: float, call, outcomes):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}  # as torchrun does
+    dist.init_process_group(
+        "gloo",
+        init_method=address,
+        rank=rank,
+        world_size=number,
+        timeout=timedelta(seconds=timeout),
+    )
+    function, args = call
+    try:
+        outcome = function(*args)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = error
+    outcomes.put((rank, outcome))
+    dist.destroy_process_group()
 
 
 def seconds_since_fault(log: str) -> float:

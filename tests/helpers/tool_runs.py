@@ -80,11 +80,7 @@ class Run:
         self._files = [self.cwd / f"{index}.{name}" for name in ("stdout", "stderr")]
         for path in self._files:
             path.touch()
-        context = multiprocessing.get_context("spawn" if self.gpu else "forkserver")
-        if not self.gpu:
-            context.set_forkserver_preload(_PRELOAD)
-            with patch.dict(os.environ, ENV):  # the forks inherit the server's
-                forkserver.ensure_running()
+        context = multiprocessing.get_context("spawn") if self.gpu else fork_server()
         self._process = context.Process(
             target=_be_tool,
             args=(
@@ -159,6 +155,15 @@ class Run:
         assert lines[-1:] and lines[-1].startswith("error: "), written
         assert sum(line.startswith("error:") for line in lines) == 1, written
         return lines[-1]
+
+
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """Return the context whose processes are forks of the server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    with patch.dict(os.environ, ENV):  # the forks inherit the server's
+        forkserver.ensure_running()
+    return context
 
 
 def restore_default_signals() -> None:

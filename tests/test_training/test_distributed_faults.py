@@ -84,7 +84,10 @@ def test_process_that_hangs_ends_the_run(tmp_path, shapes):
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["one process", "torchrun"])
 def test_sigterm_stops_all_after_the_same_iteration(tmp_path, shapes, whom):
-    """Whoever of them gets it; and what follows is the uninterrupted run."""
+    """Whoever of them gets it; and what follows is the uninterrupted run.
+
+    They agree after every tenth iteration.
+    """
     options = {"train_cfg.max_iters": 30, "train_cfg.val_interval": 30}
     options["default_hooks.checkpoint.interval"] = 30
     start = [write_config(tmp_path, SEG), 2, "--data-root", shapes, "--resume"]
@@ -100,7 +103,7 @@ def test_sigterm_stops_all_after_the_same_iteration(tmp_path, shapes, whom):
         run = launch(tmp_path, *start, options=options, **fault)
     assert finish(run) != [0]
     (stopped,) = set(re.findall(r"SIGTERM after iteration (\d+)", log.read_text()))
-    assert int(stopped) == 6 if whom == "one process" else 5 <= int(stopped) < 30
+    assert int(stopped) in ([10] if whom == "one process" else [10, 20])
     assert (tmp_path / "work/interrupted.pth").exists()
     succeed(launch(tmp_path, *start, options=options), log=log)
     assert f"resumed epoch: 0, iter: {stopped}" in log.read_text()

@@ -4,17 +4,25 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
+from helpers.distributed_runs import call_in_group
 from helpers.tool_runs import ENV, SEG, Run, as_line, small
 from helpers.toy_runs import Toy
 from ravlt.training.checkpoints.hook import SafeCheckpointHook, saves_at_sigterm
-from ravlt.training.guards.signals import shield_workers
+from ravlt.training.guards import signals
+from ravlt.training.guards.signals import (
+    is_agreed,
+    noticing_sigterm,
+    shield_workers,
+)
 
 
 class ProcessIds(Dataset):
@@ -145,3 +153,37 @@ def test_sigterm_ends_a_run_that_cannot_save_itself(tmp_path, shapes, hook):
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait(60) == -signal.SIGTERM
     assert not list((tmp_path / "work").glob("*.pth"))
+
+
+class Counted:
+    """The all-reduce of the library, counted."""
+
+    calls = 0
+
+    def __call__(self, *args) -> None:
+        self.calls += 1
+        all_reduce(*args)
+
+
+def stops(requested: dict[int, int]) -> tuple[list[int], int]:
+    """Return after which of 25 iterations a process stops, and its collectives."""
+    with noticing_sigterm(), patch.object(signals, "all_reduce", Counted()) as reduce:
+        agreed = []
+        for iteration in range(1, 26):
+            if requested.get(get_rank()) == iteration:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if is_agreed(iteration):
+                agreed.append(iteration)
+        return agreed, reduce.calls
+
+
+def test_one_process_stops_at_once_and_asks_nobody():
+    assert stops({0: 3}) == (list(range(3, 26)), 0)
+    assert stops({}) == ([], 0)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("requested", [{}, {1: 3}, {0: 10, 1: 14}])
+def test_processes_agree_after_every_tenth_iteration(requested):
+    expected = {0: [], 1: [10, 20], 2: [10, 20]}[len(requested)]
+    assert call_in_group(2, stops, requested) == [(expected, 2)] * 2

@@ -2,15 +2,16 @@
 
 import os
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.optim import ZeroRedundancyOptimizer
 from mmengine.registry import HOOKS
 
 from ravlt.storage import remove_partial
 from ravlt.training.guards.signals import (
-    Agreement,
     Terminated,
+    is_agreed,
     is_requested,
     shield_workers,
 )
@@ -37,19 +38,19 @@ class SafeCheckpointHook(CheckpointHook):
                 remove_partial(self.out_dir)
         # As if this run had written it: an evaluation brings it up to date.
         self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
-        self._agreed = Agreement()
         if runner.val_loop is not None:
             shield_workers(runner.val_loop.dataloader)
 
     def after_train_iter(self, runner, batch_idx: int, *args, **kwargs) -> None:
         super().after_train_iter(runner, batch_idx, *args, **kwargs)
-        if self._agreed():
+        if is_agreed(runner.iter + 1):
             self._stop(runner, runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx: int, *args, **kwargs) -> None:
         # Every process by itself: they may have different numbers of batches, and
-        # none needs another to write what training left.
-        if is_requested():
+        # none needs another to write what training left, unless its state is sharded.
+        # Then they stop together in training, at the next agreement.
+        if is_requested() and not _saves_together(runner):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # the trained weights again
@@ -75,6 +76,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._remove_replaced()
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        _gather_shards(runner)
         super()._save_checkpoint_with_step(runner, step, meta)
         self._remove_interim()
 
@@ -90,6 +92,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.flush(keep={self.last_ckpt, best, *several.values()})
 
     def _stop(self, runner, iteration: int) -> None:
+        _gather_shards(runner)
         runner.save_checkpoint(
             self.out_dir,
             INTERRUPTED,
@@ -111,6 +114,30 @@ class SafeCheckpointHook(CheckpointHook):
 def saves_at_sigterm(runner) -> bool:
     """Return whether a hook of the runner acts on the request that a SIGTERM makes."""
     return any(isinstance(hook, SafeCheckpointHook) for hook in runner.hooks)
+
+
+def _saves_together(runner) -> bool:
+    """Return whether all processes have to take part in writing a checkpoint."""
+    return get_world_size() > 1 and (
+        hasattr(runner, "strategy") or _sharded_optimizer(runner) is not None
+    )
+
+
+def _gather_shards(runner) -> None:
+    """Bring the state of a sharded optimizer to rank 0; all processes call this.
+
+    mmengine calls ``state_dict`` in rank 0 alone, where its ZeroRedundancyOptimizer
+    would wait for the shards of the others forever.
+    """
+    optimizer = _sharded_optimizer(runner)
+    if optimizer is not None:
+        type(optimizer).consolidate_state_dict(optimizer)
+        optimizer.consolidate_state_dict = lambda: None  # done, for all processes
+
+
+def _sharded_optimizer(runner) -> ZeroRedundancyOptimizer | None:
+    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+    return optimizer if isinstance(optimizer, ZeroRedundancyOptimizer) else None
 
 
 class _DeferredRemoval(LocalBackend):

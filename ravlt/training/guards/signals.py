@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import is_distributed
+from mmengine.dist import all_reduce, get_world_size
 from torch.utils.data import DataLoader
 
 EXIT_STATUS = 128 + signal.SIGTERM  # as shells report it: 143
+AGREEMENT_INTERVAL = 10  # iterations
 
 _received = False
 
@@ -46,23 +46,24 @@ def is_requested() -> bool:
     return _received
 
 
-class Agreement:
-    """Lets the processes of a distributed run stop after the same iteration.
+def is_agreed(iteration: int) -> bool:
+    """Return whether the processes of a run stop after an iteration.
 
     Each has its own SIGTERM at its own time, and one that stopped alone would leave
-    the others waiting. They agree on the CPU, so that no GPU waits. To be made by all.
+    the others waiting. Several processes therefore ask each other, by one number on the
+    run's own process group, after every tenth iteration; a single one stops at once.
+
+    Args:
+        iteration: Number of iterations that are done. All processes call this after
+            each iteration.
     """
-
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if is_distributed() else None
-
-    def __call__(self) -> bool:
-        """Whether any has been asked to stop; to be called by all."""
-        if self._group is None:
-            return is_requested()
-        requested = torch.tensor(int(is_requested()))
-        dist.all_reduce(requested, dist.ReduceOp.MAX, self._group)
-        return bool(requested)
+    if get_world_size() == 1:
+        return is_requested()
+    if iteration % AGREEMENT_INTERVAL:
+        return False
+    requested = torch.tensor(int(is_requested()))
+    all_reduce(requested, "max")
+    return bool(requested)
 
 
 def shield_workers(loader: DataLoader) -> None:
