@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import torch
+from filelock import FileLock  # of torch's own requirements
 from mmengine.logging import print_log
 
 from ravlt.errors import RAVLTError
@@ -23,6 +24,8 @@ _TIMEOUT = 60  # seconds without a byte
 
 def fetch(address: str) -> str:
     """Download a file into torch's cache, unless the cache has it.
+
+    Processes that want the same file wait for the one that downloads it.
 
     The file name may contain the first digits of the sha-256, as in
     ``name-1234abcd.pth``, or the address may end in all of them, as in
@@ -54,9 +57,23 @@ def fetch(address: str) -> str:
         expected = found.group(1) if found else ""
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     path = os.path.join(folder, name)
-    if os.path.isfile(path) and _sha256(path).startswith(expected):
+    if _is_cached(path, expected):
         return path
     os.makedirs(folder, exist_ok=True)
+    # The system releases the lock of a process that dies.
+    with FileLock(os.path.join(folder, f".{name}.lock")):
+        if not _is_cached(path, expected):
+            _download(address, url, expected, path)
+    return path
+
+
+def _is_cached(path: str, expected: str) -> bool:
+    """Return whether a file exists and has the sha-256 that it must have, if any."""
+    return os.path.isfile(path) and (not expected or _sha256(path).startswith(expected))
+
+
+def _download(address: str, url: str, expected: str, path: str) -> None:
+    folder, name = os.path.split(path)
     print_log(f"Downloading '{url}' to '{path}'.", logger="current")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         partial = os.path.join(scratch, name)
@@ -69,14 +86,15 @@ def fetch(address: str) -> str:
                 f"model.backbone.init_cfg.checkpoint=PATH), or train from scratch "
                 f"(model.backbone.init_cfg=None)."
             ) from error
-        digest = _sha256(partial)
-        if not digest.startswith(expected):
-            raise RAVLTError(
-                f"'{url}' has the sha-256 {digest} instead of {expected}: it is "
-                f"damaged or a different file; ask its publisher for the right one."
-            )
+        if expected:
+            digest = _sha256(partial)
+            if not digest.startswith(expected):
+                raise RAVLTError(
+                    f"'{url}' has the sha-256 {digest} instead of {expected}: it is "
+                    f"damaged or a different file; ask its publisher for the right "
+                    f"one."
+                )
         os.replace(partial, path)
-    return path
 
 
 def _copy(url: str, path: str, any_server: bool) -> None:

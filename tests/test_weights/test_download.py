@@ -4,6 +4,8 @@ import hashlib
 import http.server
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from pathlib import Path
 
@@ -28,6 +30,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).asked += 1
+        if self.path.startswith("/slow"):
+            time.sleep(0.5)
         if self.path == "/gone.pth":
             self.send_error(404)
             return
@@ -57,7 +61,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def left(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.glob("*")) if cache.exists() else []
+    """Return the files in the cache, apart from empty locks."""
+    names = sorted(path.name for path in cache.glob("*"))
+    return [n for n in names if not (n.endswith(".lock") and n.startswith("."))]
 
 
 def test_a_file_known_by_its_sum(server, cache):
@@ -72,6 +78,34 @@ def test_a_file_known_by_its_sum(server, cache):
     assert Handler.asked == asked + 1
     assert left(cache) == ["a.pth"]
     assert (cache / "a.pth").stat().st_mode & 0o022 == 0  # only the owner may write it
+
+
+def fetch_by_eight(address: str) -> list:
+    """Fetch like the processes of a machine, and return paths or messages."""
+
+    def fetch_or_say(_) -> str:
+        try:
+            return fetch(address)
+        except RAVLTError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(fetch_or_say, range(8)))
+
+
+def test_eight_processes_download_once(server, cache):
+    """A lock holds among threads as among processes: each opens the file anew."""
+    asked = Handler.asked
+    paths = fetch_by_eight(f"{server}/slow.pth#sha256={SHA}")
+    assert paths == [str(cache / "slow.pth")] * 8
+    assert Handler.asked == asked + 1
+
+
+def test_all_say_the_same_when_a_download_fails(server, cache):
+    address = f"{server}/gone.pth#sha256={SHA}"
+    (message,) = set(fetch_by_eight(address))
+    assert message.startswith(f"Cannot download '{address}' (HTTP Error 404")
+    assert left(cache) == []
 
 
 def test_another_file_is_refused(server, cache):
@@ -145,14 +179,26 @@ def test_moved_to_a_plain_address(secure, cache):
     )  # the sha-256 makes the server irrelevant
 
 
+def test_only_an_expected_sum_is_computed(secure, cache, monkeypatch):
+    secure(None)
+    hashed = []
+    monkeypatch.setattr(download, "_sha256", lambda path: hashed.append(path) or SHA)
+    for _ in range(2):  # downloaded, then cached
+        fetch("https://host/a.pth")
+    assert hashed == []
+    for _ in range(2):
+        fetch(f"https://host/a-{SHA[:8]}.pth")
+    assert len(hashed) == 2
+
+
 @pytest.mark.integration
 def test_a_kill_leaves_no_file_of_the_name(secure, cache, monkeypatch):
     secure(None)
 
-    def die(path: str) -> str:
+    def die(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "_sha256", die)
+    monkeypatch.setattr(download.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         fetch("https://host/a.pth")
     assert left(cache) == []
