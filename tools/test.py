@@ -8,13 +8,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ravlt.config import is_segmentation
-from ravlt.data.check.run import check_data, verify_images
+from ravlt.data.check.run import verify_images
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_safety
-from ravlt.training.distributed.cpu_group import use_cpu_group
-from ravlt.training.guards.classes import check_classes
+from ravlt.training.distributed.group import join_processes
+from ravlt.training.distributed.preparation import check_data_once
 
 
 def parse_args() -> argparse.Namespace:
@@ -111,11 +111,11 @@ def flip_pipeline(pipeline: list) -> list:
 def main() -> None:
     args = parse_args()
     cfg = read_run_config(args)
+    join_processes(cfg)
     cfg.load_from = args.checkpoint
-    check_classes(cfg, ("test_dataloader",))
     if args.tta:
         augment(cfg)
-    check_data(cfg, ("test_dataloader",))
+    check_data_once(cfg, ("test_dataloader",))
     add_safety(cfg)
     add_fit_check(cfg, strict=not args.allow_partial)
     if args.out:
@@ -125,7 +125,6 @@ def main() -> None:
     if args.deploy:
         hooks = cfg.get("custom_hooks") or []
         cfg.custom_hooks = [*hooks, dict(type="DeployHook")]
-    use_cpu_group(cfg)
     runner = Runner.from_cfg(cfg)
     verify_images(runner)
     runner.test()

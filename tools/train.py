@@ -6,15 +6,15 @@ from contextlib import nullcontext
 
 from mmengine.registry import RUNNERS
 
-from ravlt.data.check.run import check_data, verify_images
+from ravlt.data.check.run import verify_images
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
-from ravlt.training.distributed.cpu_group import use_cpu_group
-from ravlt.training.guards.classes import check_classes
+from ravlt.training.distributed.group import join_processes
+from ravlt.training.distributed.preparation import check_data_once, fetch_weights
 from ravlt.training.guards.signals import noticing_sigterm
 
 
@@ -45,8 +45,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_run_config(args)
-    check_data(cfg, ("train_dataloader", "val_dataloader"))
-    check_classes(cfg, ("train_dataloader", "val_dataloader"))
+    join_processes(cfg)
+    check_data_once(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
     add_fit_check(cfg, strict=False)
     add_curves(cfg)
@@ -60,7 +60,7 @@ def main() -> None:
                 f"'{args.config}'; add auto_scale_lr=dict(base_batch_size=...)."
             )
         cfg.auto_scale_lr.enable = True
-    use_cpu_group(cfg)
+    fetch_weights(cfg)
     runner = RUNNERS.build(cfg)
     verify_images(runner)
     with noticing_sigterm() if saves_at_sigterm(runner) else nullcontext():

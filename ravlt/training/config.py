@@ -36,7 +36,12 @@ def add_safety(cfg: Config) -> None:
         best = best_metric(cfg)
         if best and "save_best" not in checkpoint:
             checkpoint.update(save_best=best, rule="greater")
-    for kind in ("StopOnNonFiniteHook", "LossSpikeHook", "MissedEvaluationHook"):
+    for kind in (
+        "SameStartHook",
+        "StopOnNonFiniteHook",
+        "LossSpikeHook",
+        "MissedEvaluationHook",
+    ):
         _add(cfg, "custom_hooks", dict(type=kind))
     _use_safe_loop(cfg.get("train_cfg") or {})
 

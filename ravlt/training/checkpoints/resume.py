@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ravlt.errors import RAVLTError
+from ravlt.training.distributed.rank_zero import on_rank_zero
 from ravlt.weights.checkpoint import read_checkpoint
 
 from .hook import INTERRUPTED
@@ -17,10 +18,10 @@ _CHECKPOINT = re.compile(rf"(epoch|iter)_.*\.pth|{re.escape(INTERRUPTED)}")
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Makes a run continue an earlier one.
+    """Make a run continue an earlier one.
 
     A config without a seed takes the earlier run's: it decides the order of the
-    images.
+    images. In a run of several processes, that of rank 0 chooses for all.
 
     Args:
         cfg: Config with its ``work_dir``, changed in place.
@@ -33,17 +34,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     """
     if resume is None:
         return
-    if resume == "auto":
-        path, seed = _newest_intact(cfg.work_dir)
-    elif "://" in resume:
-        path, seed = resume, None
-    elif os.path.exists(resume):
-        path, seed = resume, _read_seed(resume)
-    else:
-        raise RAVLTError(
-            f"--resume '{resume}' does not exist; name a checkpoint, or use --resume "
-            f"for the latest in the work directory."
-        )
+    path, seed = on_rank_zero(lambda: _choose(cfg.work_dir, resume))
     if path is None:
         return
     cfg.resume, cfg.load_from = True, path
@@ -52,8 +43,21 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.randomness = {**randomness, "seed": seed}
 
 
+def _choose(work_dir: str, resume: str) -> tuple[str | None, int | None]:
+    """Return a checkpoint and the seed of its run."""
+    if resume == "auto":
+        return _newest_intact(work_dir)
+    if "://" in resume:
+        return resume, None
+    if os.path.exists(resume):
+        return resume, _read_seed(resume)
+    raise RAVLTError(
+        f"--resume '{resume}' does not exist; name a checkpoint, or use --resume for "
+        f"the latest in the work directory."
+    )
+
+
 def _newest_intact(work_dir: str) -> tuple[str | None, int | None]:
-    """Gives a checkpoint and the seed of its run."""
     broken = []
     for path in _candidates(work_dir):
         try:

@@ -1,23 +1,36 @@
-"""Several processes without GPUs, where mmengine asks for CUDA."""
+"""The process group of a run, made before mmengine's runner would make it."""
 
 from datetime import timedelta
 
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import init_dist
+from mmengine.utils.dl_utils import set_multi_processing
 
 
-def use_cpu_group(cfg: Config) -> None:
-    """Joins the processes of torchrun by gloo if there is no accelerator.
+def join_processes(cfg: Config) -> None:
+    """Join the processes that a launcher started; mmengine takes the group it finds.
 
-    mmengine takes the group that it finds. With an accelerator nothing is changed.
+    Without an accelerator the processes of torchrun are joined by gloo, where mmengine
+    asks for CUDA. A config with a ``strategy`` joins its processes when that is built.
 
     Args:
         cfg: Config with its ``launcher``, changed in place.
     """
-    if cfg.launcher != "pytorch" or get_device() != "cpu":
+    if cfg.launcher == "none":
         return
-    seconds = (cfg.get("env_cfg") or {}).get("dist_cfg", {}).get("timeout")
+    env = cfg.get("env_cfg") or {}
+    settings = env.get("dist_cfg") or {}
+    if cfg.launcher == "pytorch" and get_device() == "cpu":
+        _join_by_gloo(cfg, settings.get("timeout"))
+    elif not cfg.get("strategy"):
+        # First, as in mmengine's runner: init_dist otherwise sets a start method.
+        set_multi_processing(**env.get("mp_cfg") or {}, distributed=True)
+        init_dist(cfg.launcher, **settings)
+
+
+def _join_by_gloo(cfg: Config, seconds: float | None) -> None:
     dist.init_process_group("gloo", timeout=seconds and timedelta(seconds=seconds))
     # As mmengine's own wrapper, but there is no device to name.
     wrapper = dict(

@@ -1,0 +1,76 @@
+"""What has to be checked and downloaded once, before the processes build anything."""
+
+from collections.abc import Iterator
+
+from mmengine.config import Config
+
+from ravlt.config import find_datasets
+from ravlt.data.check.run import check_data
+from ravlt.training.guards.classes import check_classes
+from ravlt.weights.checkpoint import read_checkpoint
+
+from .rank_zero import on_rank_zero
+
+
+def check_data_once(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Check the data, and heads against it, in the process of rank 0.
+
+    Args:
+        cfg: Config of mmdet or mmseg; all processes get the same ``ann_file`` of each
+            dataset.
+        loaders: Which dataloaders will be used.
+
+    Raises:
+        RAVLTError: As of :func:`ravlt.data.check.run.check_data` and
+            :func:`ravlt.training.guards.classes.check_classes`, in all processes.
+    """
+
+    def check() -> list:
+        check_data(cfg, loaders)
+        check_classes(cfg, loaders)
+        return [dataset.get("ann_file") for dataset in _datasets(cfg, loaders)]
+
+    files = on_rank_zero(check)
+    for dataset, file in zip(_datasets(cfg, loaders), files, strict=True):
+        if file is not None:
+            dataset["ann_file"] = file
+
+
+def fetch_weights(cfg: Config) -> None:
+    """Download the pretrained weights of a training run in the process of rank 0.
+
+    They are also read once, so that a file that cannot be loaded stops the run before
+    anything is built. Machines without a disk in common download when they load.
+
+    Args:
+        cfg: Config of mmdet or mmseg.
+
+    Raises:
+        RAVLTError: In all processes, if a file cannot be downloaded or read.
+    """
+    named = [cfg.get("load_from"), *_find_checkpoints(cfg.get("model"))]
+    addresses = [a for a in named if str(a).startswith(("http://", "https://"))]
+
+    def fetch_all() -> None:
+        for address in dict.fromkeys(addresses):
+            read_checkpoint(address)
+
+    if addresses:
+        on_rank_zero(fetch_all)
+
+
+def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
+    for name in loaders:
+        yield from find_datasets(cfg.get(name) or {})
+
+
+def _find_checkpoints(config) -> Iterator:
+    """Yield what a model's config, at any depth, names ``checkpoint`` (of init_cfg)."""
+    if isinstance(config, dict):
+        if "checkpoint" in config:
+            yield config["checkpoint"]
+        for value in config.values():
+            yield from _find_checkpoints(value)
+    elif isinstance(config, list | tuple):
+        for item in config:
+            yield from _find_checkpoints(item)
