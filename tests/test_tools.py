@@ -91,7 +91,7 @@ def test_weights_have_moved(trained):
 
 
 def test_auto_scale_lr(tmp_path, shapes, seg_run):
-    train(
+    run = train(
         tmp_path,
         "--data-root",
         shapes,
@@ -103,6 +103,10 @@ def test_auto_scale_lr(tmp_path, shapes, seg_run):
     # Two images in place of eight.
     assert scaled == pytest.approx([lr * 2 / 8 for lr in plain[:2]])
     assert 0 < plain[0] < plain[1] < 1e-3
+    # Each run says so when it starts.
+    batch = "Batch of 2 images (1 process x 2) at a learning rate of"
+    assert f"{batch} 0.00025, scaled from the recipe's 0.001 for 8 images." in run.out
+    assert f"{batch} 0.001; the recipe means 0.001 for 8 images" in seg_run.out
 
 
 def test_auto_scale_lr_needs_a_base(tmp_path, shapes):

@@ -8,6 +8,7 @@ from mmengine.registry import RUNNERS
 
 from ravlt.data.check.run import verify_images
 from ravlt.errors import RAVLTError
+from ravlt.training.batch_size import report_batch_size
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
@@ -63,6 +64,7 @@ def main() -> None:
     fetch_weights(cfg)
     runner = RUNNERS.build(cfg)
     verify_images(runner)
+    report_batch_size(cfg)
     with noticing_sigterm() if saves_at_sigterm(runner) else nullcontext():
         runner.train()
 
