@@ -31,10 +31,17 @@ class CurveHook(Hook):
     def _draw(self, runner) -> None:
         if runner.rank != 0:
             return
-        from matplotlib.figure import Figure  # heavy, and only needed here
+        # Heavy, and only needed here.
+        from matplotlib import color_sequences, cycler
+        from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 4), layout="constrained")
         losses, metrics = figure.subplots(1, 2)
+        # A detector has 12 metrics, DINO 39 losses: 10 colours, then other dashes.
+        lines = cycler(linestyle=["-", "--", ":", "-."])
+        lines *= cycler(color=color_sequences["tab10"])
+        for axes in (losses, metrics):
+            axes.set_prop_cycle(lines)
         for name, history in runner.message_hub.log_scalars.items():
             values, _ = history.data
             split, _, label = name.partition("/")
@@ -46,7 +53,8 @@ class CurveHook(Hook):
             elif (
                 split == "val" and "time" not in label and max(values, default=-1) >= 0
             ):
-                metrics.plot(range(1, len(values) + 1), values, ".-", label=label)
+                numbers = range(1, len(values) + 1)
+                metrics.plot(numbers, values, marker=".", label=label)
         losses.set(xlabel="iteration", ylabel="loss, running mean", yscale="log")
         metrics.set(xlabel="evaluation", ylabel="metric")
         metrics.xaxis.get_major_locator().set_params(integer=True)

@@ -93,3 +93,13 @@ def test_only_the_first_process_draws(runner, tmp_path, drawn):
     runner.rank = 0
     CurveHook("other.png").after_val_epoch(runner)
     assert (tmp_path / "other.png").exists() and len(drawn) == 1
+
+
+def test_forty_curves_differ(runner, drawn):
+    scalars = {f"train/loss_{i}": history([1.0, 2.0]) for i in range(39)}
+    scalars |= {f"val/metric_{i}": history([0.1, 0.2]) for i in range(12)}
+    runner.message_hub = SimpleNamespace(log_scalars=scalars)
+    CurveHook().after_train(runner)
+    for axes, count in zip(drawn[-1].axes, (39, 12), strict=True):
+        looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+        assert len(looks) == count
