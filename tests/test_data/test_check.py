@@ -1,25 +1,30 @@
 """Checks that the random damage of test_faults.py does not single out."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from helpers.image_faults import bomb, encode, exif
 from helpers.tool_runs import DET, SEG, Run, train
+from ravlt.config import LOADERS
 from ravlt.data.check import image_file
 from ravlt.data.check.coco import Use, check_coco, read_coco
 from ravlt.data.check.image_file import BadFile, read_header
 from ravlt.data.check.label_file import LabelRule
 from ravlt.data.check.masks import run_lengths
 from ravlt.data.check.problems import KINDS, Problem, report_lines
-from ravlt.data.check.run import check_all_data
+from ravlt.data.check.run import check_all_data, check_data
 from ravlt.data.shapes.dataset import CLASSES
+from ravlt.errors import RAVLTError
 
 
 def test_run_lengths_are_pycocotools():
@@ -79,6 +84,35 @@ def test_what_a_config_makes_of_a_file(root):
     # A test set without truth is sound, a training set is not.
     assert kinds(root, Use(CLASSES, training=False), annotations=[]) == {"image-empty"}
     assert "nothing" in kinds(root, Use(CLASSES), annotations=[])
+
+
+@pytest.mark.parametrize(
+    "classes", [CLASSES[::-1], ("cat", *CLASSES), (*CLASSES[2:], "dog", CLASSES[0])]
+)
+def test_wrong_class_order_names_the_right_one(root, classes):
+    """The line can be pasted, and then the host's labels stand for the right names."""
+    ann_file = str(root / "annotations/instances_training.json")
+    dataset = dict(type="CocoDataset", ann_file=ann_file)
+    dataset["data_prefix"] = dict(img=str(root / "images/training"))
+    dataset["metainfo"] = dict(classes=classes)
+    cfg = Config(dict(default_scope="mmdet", train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(RAVLTError, match="label 0 is") as refused:
+        check_data(cfg, LOADERS[:1])
+    (line,) = re.findall(r"metainfo=(dict\(classes=\(.*?\)\))", str(refused.value))
+    cfg.train_dataloader.dataset.metainfo = eval(line)
+    check_data(cfg, LOADERS[:1])
+    with DATASETS.switch_scope_and_registry("mmdet") as registry:
+        built = registry.build(cfg.train_dataloader.dataset)
+    assert sorted(built.metainfo["classes"]) == sorted(classes)
+    coco, instances = COCO(ann_file), 0
+    for info in map(built.get_data_info, range(len(built))):
+        notes = coco.imgToAnns[info["img_id"]]
+        names = [coco.cats[note["category_id"]]["name"] for note in notes]
+        labels = [found["bbox_label"] for found in info["instances"]]
+        expected = [name for name in names if name in classes]
+        assert [built.metainfo["classes"][label] for label in labels] == expected
+        instances += len(labels)
+    assert instances > 10
 
 
 def test_evaluation_needs_more(root):

@@ -149,8 +149,13 @@ class _Check:
         found = [name for name in self.names.values() if name in classes]
         if tuple(found) != classes[: len(found)]:
             at = next(i for i, name in enumerate(found) if name != classes[i])
-            detail = f"label {at} is '{found[at]}' in the file, '{classes[at]}' in the "
-            yield self._problem(ERROR, "class-order", detail + "config")
+            # Names that the file lacks take no label, so they come last.
+            order = (*found, *(name for name in classes if name not in found))
+            detail = (
+                f"label {at} is '{found[at]}' in the file, '{classes[at]}' in the "
+                f"config, where the dataset needs metainfo=dict(classes={order})"
+            )
+            yield self._problem(ERROR, "class-order", detail)
         for name in classes:
             if name not in found:
                 yield self._problem(WARNING, "class-absent", f"class '{name}'")
