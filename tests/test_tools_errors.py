@@ -10,6 +10,7 @@ import torch
 
 from helpers.hostile_checkpoints import Call
 from helpers.tool_runs import DET, SEG, Run, is_finite, train
+from ravlt.data.check import verify
 
 pytestmark = pytest.mark.integration
 
@@ -193,10 +194,39 @@ def test_broken_evaluation_image_is_an_error_even_when_skipping(tmp_path, data, 
     assert is_finite(tmp_path / "run/work/iter_2.pth")
 
 
+def count_checks() -> None:
+    """Write a line for each image that is decoded for its check."""
+    decode = verify.check_image
+
+    def counted(sample):
+        with open("checked.txt", "a") as file:
+            file.write(f"{sample.image}\n")
+        return decode(sample)
+
+    verify.check_image = counted
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_are_checked_once_for_all_runs(tmp_path, shapes, workers):
+    options = SEE_ALL | {"train_dataloader.num_workers": workers}
+    options["train_cfg.max_iters"] = 16  # two epochs
+    checked = tmp_path / "checked.txt"
+    for line in (["--work-dir", "work"], ["--work-dir", "other"]):
+        line = ["--data-root", shapes, *line]
+        train(tmp_path, *line, options=options, prepare=count_checks).succeeded()
+        names = checked.read_text().splitlines()
+        images = [*shapes.glob("images/*/*.jpg")]
+        assert len(images) == 20 and sorted(names) == sorted(map(str, images))
+    off = ["--data-root", shapes, "--work-dir", "off/work"]
+    options |= {"bad_images": "off", "train_cfg.max_iters": 2}
+    train(tmp_path, *off, options=options, prepare=count_checks).succeeded()
+    assert len(checked.read_text().splitlines()) == 20
+
+
 def test_unknown_bad_images(tmp_path, shapes):
     run = train(tmp_path, "--data-root", shapes, options={"bad_images": "ignore"})
     assert run.error() == (
-        "error: bad_images='ignore' is unknown; use one of ('error', 'skip')."
+        "error: bad_images='ignore' is unknown; use one of ('error', 'skip', 'off')."
     )
 
 

@@ -1,11 +1,16 @@
 import io
+import multiprocessing
+import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mmengine.fileio import LocalBackend
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from ravlt.data.check import verify
 from ravlt.data.check.verify import VerifyImages
@@ -160,14 +165,6 @@ def test_skip_gives_none_and_a_warning(write, monkeypatch):
     assert logged[1][0][0].endswith("; 2 so far.")
 
 
-def test_unknown_action():
-    with pytest.raises(RAVLTError) as refused:
-        VerifyImages(on_error="warn")
-    assert str(refused.value) == (
-        "bad_images='warn' is unknown; use one of ('error', 'skip')."
-    )
-
-
 def test_files_are_read_through_the_backend(write, monkeypatch):
     path, seen = write(encode(".jpg")), []
     get = LocalBackend.get
@@ -184,3 +181,124 @@ def test_files_are_read_through_the_backend(write, monkeypatch):
 
 def test_repr():
     assert repr(VerifyImages("skip")) == ("VerifyImages(on_error='skip')")
+
+
+# -------------------------------------------------------------------------------- once
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> Callable[[], int]:
+    """How many images were decoded since the last call, in whatever process."""
+    count, decode = multiprocessing.get_context("fork").Value("i"), verify.check_image
+
+    def counted(sample):
+        with count.get_lock():
+            count.value += 1
+        return decode(sample)
+
+    def since() -> int:
+        found, count.value = count.value, 0
+        return found
+
+    monkeypatch.setattr(verify, "check_image", counted)
+    return since
+
+
+class Files:
+    """A data set of samples that pass through the check."""
+
+    def __init__(self, samples: list[dict], **keys) -> None:
+        self.samples, self.step = samples, VerifyImages(**keys)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> bool:
+        return self.step(dict(self.samples[index])) is not None
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_each_file_once_over_epochs_and_workers(write, tmp_path, decoded, persistent):
+    samples = [sample(write(encode(".jpg"), f"{i}.jpg")) for i in range(12)]
+    loader = DataLoader(
+        Files(samples, passed=str(tmp_path / "passed")),
+        batch_size=2,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=persistent,
+        multiprocessing_context="fork",
+    )
+    counts = []
+    for _ in range(4):
+        assert sum(batch.sum() for batch in loader) == 12
+        counts.append(decoded())
+    assert counts == [12, 0, 0, 0]
+    # A later run of another process.
+    later = Files(samples, passed=str(tmp_path / "passed"))
+    assert all(later[i] for i in range(12)) and decoded() == 0
+
+
+def test_once_in_a_process_without_a_file(write, decoded):
+    step, results = VerifyImages(), sample(write(encode(".jpg")))
+    assert step(results) is step(results) is results
+    assert decoded() == 1
+
+
+def replace(path: str, content: bytes) -> None:
+    """Replace a file; its time changes for certain."""
+    before = os.stat(path).st_mtime_ns
+    Path(path).write_bytes(content)
+    os.utime(path, ns=(before, before + 1))
+
+
+def test_changed_files_are_decoded_again(write, tmp_path, decoded):
+    path = write(encode(".jpg"))
+    once = VerifyImages(passed=str(tmp_path / "passed"))
+    for _ in range(2):
+        assert once(sample(path))
+    assert decoded() == 1
+    replace(path, Path(path).read_bytes())
+    assert once(sample(path)) and decoded() == 1
+    replace(path, bytes(os.stat(path).st_size))
+    with pytest.raises(RAVLTError, match="it is no image"):
+        once(sample(path))
+    os.remove(path)
+    with pytest.raises(RAVLTError, match="does not exist"):
+        once(sample(path))
+
+
+def test_label_maps_count_as_their_images_do(write, tmp_path):
+    image, labels = write(encode(".jpg")), write(b"", "a.png")
+    results = sample(image) | dict(seg_map_path=labels, reduce_zero_label=False)
+    Path(labels).write_bytes(encode(".png", np.full((64, 80), 3, np.uint8)))
+    passed = str(tmp_path / "passed")
+    assert VerifyImages(num_classes=4, passed=passed)(results)
+    # Sound for four classes only, with this offset.
+    for changed in (dict(num_classes=3), dict(num_classes=2)):
+        with pytest.raises(RAVLTError, match="the values 3 are outside of the"):
+            VerifyImages(**changed, passed=passed)(results)
+    reduced = results | dict(reduce_zero_label=True)
+    assert VerifyImages(num_classes=3, passed=passed)(reduced)
+    with pytest.raises(RAVLTError, match=r"\(64, 80\), and \(64, 81\)"):
+        VerifyImages(passed=passed)(results | dict(height=64, width=81))
+    replace(labels, encode(".png", np.full((64, 80), 9, np.uint8)))
+    with pytest.raises(RAVLTError, match="the values 9 are"):
+        VerifyImages(num_classes=4, passed=passed)(results)
+
+
+def test_bad_files_are_decoded_each_time(write, tmp_path, decoded):
+    path = write(b"junk")
+    step = VerifyImages("skip", passed=str(tmp_path / "passed"))
+    assert step(sample(path)) is step(sample(path)) is None
+    assert decoded() == 2
+    replace(path, encode(".jpg"))
+    assert step(sample(path))
+
+
+def test_a_broken_record_costs_time_only(write, tmp_path, decoded):
+    path, passed = write(encode(".jpg")), tmp_path / "passed"
+    for content in (None, b"", b"\0" * 999, b"\n" * 9, b"\xff\xfe x\n"):
+        if content is not None:
+            passed.write_bytes(content)
+        assert VerifyImages(passed=str(passed))(sample(path)) and decoded() == 1
+    assert VerifyImages(passed=str(passed))(sample(path)) and decoded() == 0

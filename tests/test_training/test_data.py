@@ -5,6 +5,7 @@ from mmengine.config import Config
 
 from helpers.check_runs import runner_of
 from ravlt.config import find_datasets
+from ravlt.data.check import run
 from ravlt.data.check.run import check_data, remove_verification, verify_images
 from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
@@ -154,7 +155,14 @@ def test_data_elsewhere_is_not_looked_for(cfg):
     cfg.train_dataloader.dataset.data_root = "s3://bucket/coco"
     cfg.val_dataloader.dataset.data_root = "gone"
     cfg.val_dataloader.dataset.backend_args = dict(backend="petrel")
+    cfg.test_dataloader.dataset.data_prefix = dict(img_path="s3://bucket/test")
     check_data(cfg)
+
+
+def test_the_local_backend_is_not_elsewhere(cfg):
+    cfg.val_dataloader.dataset.data_root = "gone"
+    cfg.val_dataloader.dataset.backend_args = dict(backend="local")
+    assert "'gone'" in refusal(cfg)
 
 
 def test_wrapped_data_is_looked_at(cfg):
@@ -182,9 +190,46 @@ def verified(cfg: Config) -> list:
     return [getattr(runner, f"_{name}").dataset.pipeline for name in LOADERS]
 
 
+def verification(**keys) -> dict:
+    """The step in a run without a work directory."""
+    return dict(type="VerifyImages", passed=None, on_error="error") | keys
+
+
 def test_images_are_verified():
     for pipeline in verified(config_of(steps())):
-        assert pipeline == [dict(type="VerifyImages", on_error="error"), *steps()]
+        assert pipeline == [verification(), *steps()]
+
+
+def test_what_passed_is_kept_beside_the_work_directory(tmp_path):
+    cfg = config_of(steps(), work_dir=str(tmp_path / "runs/one"))
+    place = str(tmp_path / "runs/.checked_data")
+    assert [steps[0]["passed"] for steps in verified(cfg)] == [place] * 3
+
+
+def test_verification_can_be_turned_off():
+    assert verified(config_of(steps(), bad_images="off")) == [steps()] * 3
+
+
+@pytest.mark.parametrize(
+    ("reading", "keys"),
+    [
+        (dict(backend_args=dict(backend="petrel")), {}),
+        ({}, dict(data_root="s3://bucket/coco")),
+        ({}, dict(data_prefix=dict(img="https://some.where/images"))),
+    ],
+)
+def test_remote_images_are_not_downloaded_twice(reading, keys, monkeypatch):
+    logged = []
+    monkeypatch.setattr(run, "print_log", lambda text, **_: logged.append(text))
+    cfg = config_of(steps())
+    cfg.train_dataloader.dataset.pipeline = steps(**reading)
+    cfg.train_dataloader.dataset.update(keys)
+    training, *evaluation = verified(cfg)
+    assert (
+        training == steps(**reading) and evaluation == [[verification(), *steps()]] * 2
+    )
+    (message,) = logged
+    assert message.startswith("The images of train_dataloader are not checked, because")
 
 
 def test_a_config_of_an_earlier_run_loses_the_step():
@@ -204,7 +249,7 @@ def test_only_training_skips():
 def test_verifies_right_before_the_loader_as_it_reads():
     loader = dict(type="mmdet.LoadImageFromFile", imdecode_backend="pillow")
     pipeline, *_ = verified(config_of([dict(type="Other"), loader]))
-    verify = dict(type="VerifyImages", on_error="error", imdecode_backend="pillow")
+    verify = verification(imdecode_backend="pillow")
     assert pipeline == [dict(type="Other"), verify, loader]
 
 

@@ -11,17 +11,23 @@ from mmengine.logging import print_log
 from ravlt.errors import RAVLTError
 from ravlt.storage import AtomicLocalBackend
 
-from .coco import check_coco, read_coco, without_images
+from .coco import Use, check_coco, read_coco, without_images
 from .dataset import build_bare, is_coco, use_of
+from .passed import PassedChecks, file_state, fingerprint
 from .problems import ERROR, KINDS, LEFT_OUT, Problem
 
 _TOOL = "tools/misc/check_dataset.py"
 
 
 def verify_coco(
-    config: dict, scope: str, training: bool, action: str, folder: str
+    config: dict,
+    scope: str,
+    training: bool,
+    action: str,
+    folder: str,
+    passed: PassedChecks,
 ) -> None:
-    """Looks at the annotations of a dataset, if they are COCO's, before it is built.
+    """Check the annotations of a dataset, if they are COCO's, before it is built.
 
     Args:
         config: Config of the dataset. If images are left out, its ``ann_file`` becomes
@@ -30,36 +36,71 @@ def verify_coco(
         training: Whether it is trained on; in evaluation nothing is left out.
         action: ``'error'`` or ``'skip'``: leave out images with bad annotations.
         folder: Where the copy goes.
+        passed: Earlier checks, which unchanged files and settings do not repeat.
 
     Raises:
         RAVLTError: For bad annotations, if they may not or cannot be left out.
     """
     try:
         dataset = build_bare(config, scope)
-    except Exception:  # says the same, with its traceback, when the runner builds it
+    except Exception:  # the runner raises the same when it builds the dataset
         return
     if not is_coco(dataset):
         return
     path, use = dataset.ann_file, use_of(dataset, config, training)
+    copy = _copy_of(path, folder)
+    checked = action, use, file_state(path)
+    outcome = _recall(passed.find(fingerprint(checked, copy, file_state(copy))))
+    if outcome is None:
+        outcome = _check(path, use, action, copy)
+        # The copy's state, too: without the copy, the check has to be repeated.
+        key = fingerprint(checked, copy, file_state(copy))
+        passed.add(key, json.dumps(outcome))
+    if outcome["skipped"]:
+        config["ann_file"] = copy
+    for warning in outcome["warnings"]:
+        print_log(warning, logger="current", level=logging.WARNING)
+
+
+def _recall(note: str | None) -> dict | None:
+    try:
+        return json.loads(note or "")
+    except ValueError:  # a torn line
+        return None
+
+
+def _check(path: str, use: Use, action: str, copy: str) -> dict:
+    """Check a file; in ``'skip'`` mode, write the copy where one is needed."""
+    warnings = []
     content = read_coco(path)
     problems = check_coco(content, path, use)
     errors = _errors(problems)
     if errors:
         ids = {p.image for p in errors}
         rest = without_images(content, ids)
-        can_skip = training and not _errors(check_coco(rest, path, use))
+        can_skip = use.training and not _errors(check_coco(rest, path, use))
         if action != "skip" or not can_skip:
             raise RAVLTError(_refusal(errors, can_skip))
-        config["ann_file"] = _write(rest, path, folder)
-        _warn(
+        # Atomically, because other processes of the run write the same.
+        AtomicLocalBackend().put(json.dumps(rest).encode(), copy)
+        warnings.append(
             f"Skipped {len(ids)} of {len(content['images'])} images for their "
-            f"annotations: {errors[0]}; '{config['ann_file']}' is without them, and "
-            f"{_TOOL} lists all."
+            f"annotations: {errors[0]}; '{copy}' is without them, and {_TOOL} lists "
+            f"all."
         )
     lost = Counter(p.kind for p in problems if p.kind in LEFT_OUT)
     if lost:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in lost.items())
-        _warn(f"'{path}' has objects that are left out: {kinds}; {_TOOL} lists them.")
+        warnings.append(
+            f"'{path}' has objects that are left out: {kinds}; {_TOOL} lists them."
+        )
+    return dict(skipped=bool(errors), warnings=warnings)
+
+
+def _copy_of(path: str, folder: str) -> str:
+    # Data sets that are joined may each have a train.json.
+    name = f"sound_{zlib.crc32(path.encode()):08x}_{os.path.basename(path)}"
+    return os.path.abspath(os.path.join(folder, name))
 
 
 def _refusal(errors: list[Problem], can_skip: bool) -> str:
@@ -74,16 +115,3 @@ def _refusal(errors: list[Problem], can_skip: bool) -> str:
 
 def _errors(problems: list[Problem]) -> list[Problem]:
     return [p for p in problems if p.severity == ERROR]
-
-
-def _write(content: dict, path: str, folder: str) -> str:
-    # Data sets that are joined may each have a train.json.
-    name = f"sound_{zlib.crc32(path.encode()):08x}_{os.path.basename(path)}"
-    target = os.path.abspath(os.path.join(folder, name))
-    # At once, because other processes of the run write the same.
-    AtomicLocalBackend().put(json.dumps(content).encode(), target)
-    return target
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger="current", level=logging.WARNING)

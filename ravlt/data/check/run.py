@@ -1,8 +1,10 @@
 """Check the data of a config: before a run, or all in one pass."""
 
+import logging
 import os
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ravlt.config import LOADERS, find_datasets, type_name
@@ -10,14 +12,18 @@ from ravlt.errors import RAVLTError
 
 from .annotations import verify_coco
 from .dataset import check_dataset, reading_of
+from .passed import PassedChecks
 from .problems import Problem
+
+_ACTIONS = ("error", "skip", "off")
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
-    """Looks for the folders and files of the datasets, before anything is built.
+    """Look for the folders and files of the datasets, before anything is built.
 
-    COCO files are read, too; ``bad_images='skip'`` leaves out training images with
-    bad annotations.
+    COCO files are checked, too, unless they passed in an earlier run. With
+    ``bad_images='skip'``, training leaves out images with bad annotations; with
+    ``'off'``, no file is read.
 
     Args:
         cfg: Config of mmdet or mmseg; an ``ann_file`` with bad images is exchanged.
@@ -26,34 +32,55 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
     Raises:
         RAVLTError: If one is missing or bad; names it, and the key to correct.
     """
+    action, work_dir = _action(cfg), cfg.get("work_dir")
+    passed = PassedChecks(PassedChecks.place(work_dir))
     for name in loaders:
         for dataset in find_datasets(cfg.get(name) or {}):
-            root = dataset.get("data_root") or ""
-            if "://" in root or dataset.get("backend_args"):
-                continue  # not on a local disk
-            if root and not os.path.isdir(root):
-                raise RAVLTError(
-                    f"{name}.dataset.data_root '{root}' does not exist; give the data "
-                    f"set's folder with --data-root."
-                )
-            places = {"ann_file": dataset.get("ann_file")}
-            for key, value in (dataset.get("data_prefix") or {}).items():
-                places[f"data_prefix.{key}"] = value
-            for key, value in places.items():
-                path = os.path.join(root, value) if value else ""
-                if path and not os.path.exists(path):
-                    raise RAVLTError(
-                        f"{name}.dataset.{key} '{path}' does not exist; correct that "
-                        f"key, or give the data set's folder with --data-root."
-                    )
-            if cfg.get("default_scope"):
+            if _is_remote(dataset, dataset.get("backend_args")):
+                continue
+            _find_files(dataset, name)
+            if cfg.get("default_scope") and action != "off":
                 verify_coco(
                     dataset,
                     cfg.default_scope,
                     training=name == LOADERS[0],
-                    action=cfg.get("bad_images", "error"),
-                    folder=cfg.get("work_dir") or ".",
+                    action=action,
+                    folder=work_dir or ".",
+                    passed=passed,
                 )
+
+
+def _action(cfg: Config) -> str:
+    action = cfg.get("bad_images", _ACTIONS[0])
+    if action not in _ACTIONS:
+        raise RAVLTError(f"bad_images='{action}' is unknown; use one of {_ACTIONS}.")
+    return action
+
+
+def _is_remote(dataset: dict, backend_args: dict | None) -> bool:
+    """Return whether files come by a backend or from an address, not from a disk."""
+    places = [dataset.get("data_root"), *(dataset.get("data_prefix") or {}).values()]
+    backend = (backend_args or {}).get("backend", "local")
+    return backend != "local" or any("://" in str(place) for place in places)
+
+
+def _find_files(dataset: dict, name: str) -> None:
+    root = dataset.get("data_root") or ""
+    if root and not os.path.isdir(root):
+        raise RAVLTError(
+            f"{name}.dataset.data_root '{root}' does not exist; give the data set's "
+            f"folder with --data-root."
+        )
+    places = {"ann_file": dataset.get("ann_file")}
+    for key, value in (dataset.get("data_prefix") or {}).items():
+        places[f"data_prefix.{key}"] = value
+    for key, value in places.items():
+        path = os.path.join(root, value) if value else ""
+        if path and not os.path.exists(path):
+            raise RAVLTError(
+                f"{name}.dataset.{key} '{path}' does not exist; correct that key, or "
+                f"give the data set's folder with --data-root."
+            )
 
 
 def check_all_data(cfg: Config, jobs: int) -> list[Problem]:
@@ -82,7 +109,8 @@ def verify_images(runner: Runner) -> None:
 
     The config's ``bad_images`` says what a training image does that is broken or unlike
     its labels: ``'error'`` (default) or ``'skip'``. In evaluation it is always an
-    error, because leaving an image out would change the metric.
+    error, because leaving an image out would change the metric. ``'off'`` adds nothing.
+    Remote images would be downloaded twice, so they are left out, with a warning.
 
     The hosts' inferencers expect an image loader first in a pipeline, so the step goes
     into the dataloaders that the runner builds and not into ``runner.cfg``, which work
@@ -91,12 +119,31 @@ def verify_images(runner: Runner) -> None:
     Args:
         runner: Runner that has built none of its dataloaders yet.
     """
+    action = _action(runner.cfg)
+    if action == "off":
+        return
+    step = dict(type="VerifyImages", passed=PassedChecks.place(runner.work_dir))
     num_classes = _num_classes(runner.cfg)
-    in_training = runner.cfg.get("bad_images", "error")
+    if num_classes:
+        step["num_classes"] = num_classes
     for name in LOADERS:
-        action = in_training if name == LOADERS[0] else "error"
+        step["on_error"] = action if name == LOADERS[0] else "error"
         for dataset in find_datasets(getattr(runner, f"_{name}") or {}):
-            _insert(dataset.get("pipeline") or [], action, num_classes)
+            pipeline = dataset.get("pipeline") or []
+            kinds = [type_name(part) for part in pipeline]
+            if "LoadImageFromFile" not in kinds:
+                continue
+            reading = reading_of(pipeline)
+            if _is_remote(dataset, reading.get("backend_args")):
+                print_log(
+                    f"The images of {name} are not checked, because they are remote "
+                    f"and would be downloaded twice; tools/misc/check_dataset.py "
+                    f"checks them once.",
+                    logger="current",
+                    level=logging.WARNING,
+                )
+                continue
+            pipeline.insert(kinds.index("LoadImageFromFile"), step | reading)
 
 
 def remove_verification(cfg: Config) -> None:
@@ -109,16 +156,6 @@ def remove_verification(cfg: Config) -> None:
         for dataset in find_datasets(cfg.get(name) or {}):
             steps = dataset.get("pipeline") or []
             steps[:] = [s for s in steps if type_name(s) != "VerifyImages"]
-
-
-def _insert(pipeline: list, action: str, num_classes: int | None) -> None:
-    kinds = [type_name(step) for step in pipeline]
-    if "LoadImageFromFile" not in kinds:
-        return
-    step = dict(type="VerifyImages", on_error=action, **reading_of(pipeline))
-    if num_classes:
-        step["num_classes"] = num_classes
-    pipeline.insert(kinds.index("LoadImageFromFile"), step)
 
 
 def _num_classes(cfg: Config) -> int | None:

@@ -9,31 +9,30 @@ from mmengine.registry import TRANSFORMS
 from ravlt.errors import RAVLTError
 
 from .image_file import BadFile
+from .passed import PassedChecks, file_state, fingerprint
 from .samples import Sample, check_image, check_label_map
-
-BAD_IMAGE_ACTIONS = ("error", "skip")
 
 
 @TRANSFORMS.register_module()
 class VerifyImages:
-    """Looks at the files of a sample before they are loaded, and names the bad one.
+    """Check the files of a sample before they are loaded, and name the bad one.
 
-    Images are decoded once, in small, because OpenCV before 5 decodes a truncated
-    JPEG without a word and fills the rest with grey. Their size, upright by EXIF as
-    the loader turns them, must be what the annotations say, and that of label maps.
-    The values in MMSegmentation's label maps must stand for classes. Put it in front
-    of the loading transforms.
+    Each image is decoded once more, at reduced resolution, because OpenCV before 5
+    decodes a truncated JPEG without an error and fills the rest with grey. The image's
+    size, upright by EXIF as the loader turns it, must be that of the annotations and of
+    the label map. The values in MMSegmentation's label maps must stand for classes.
+
+    A sample whose files passed is not read again until a file or a setting changes.
 
     Args:
-        on_error: ``'error'`` stops; ``'skip'`` logs a warning that counts, and returns
+        on_error: ``'error'`` raises; ``'skip'`` logs a warning that counts, and returns
             None, so that a training set draws another sample.
         backend_args: As in the host's loading transforms.
         num_classes: Of the segmentor; None leaves labels' values unchecked.
         color_type: As in the host's ``LoadImageFromFile``.
         imdecode_backend: As there.
-
-    Raises:
-        RAVLTError: If ``on_error`` is unknown.
+        passed: File that keeps which samples passed, see :class:`PassedChecks`; None
+            remembers them within each process.
     """
 
     def __init__(
@@ -43,11 +42,8 @@ class VerifyImages:
         num_classes: int | None = None,
         color_type: str = "color",
         imdecode_backend: str = "cv2",
+        passed: str | None = None,
     ) -> None:
-        if on_error not in BAD_IMAGE_ACTIONS:
-            raise RAVLTError(
-                f"bad_images='{on_error}' is unknown; use one of {BAD_IMAGE_ACTIONS}."
-            )
         self.on_error = on_error
         self.reading = dict(
             num_classes=num_classes,
@@ -55,10 +51,11 @@ class VerifyImages:
             imdecode_backend=imdecode_backend,
             backend_args=backend_args,
         )
+        self.passed = PassedChecks(passed)
         self.skipped = 0
 
     def __call__(self, results: dict) -> dict | None:
-        """Passes a good sample on.
+        """Pass a good sample on.
 
         Args:
             results: A sample with the paths of its files. What the hosts' inferencers
@@ -73,6 +70,11 @@ class VerifyImages:
         if not isinstance(results, Mapping):
             return results
         sample = Sample.of(results, **self.reading)
+        # Before the files are read: what is written after that has another state.
+        states = file_state(sample.image), file_state(sample.labels)
+        key = fingerprint(sample, *states)
+        if self.passed.find(key) is not None:
+            return results
         path, size = sample.image, None
         try:
             if path:
@@ -82,6 +84,7 @@ class VerifyImages:
                 check_label_map(sample, size)
         except BadFile as error:
             return self._refuse(path, str(error))
+        self.passed.add(key)
         return results
 
     def _refuse(self, path: str, reason: str) -> None:
