@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 # All that a config can name, by the registry of mmengine's root that knows it.
 REGISTERED = {
     "HOOKS": [
+        "CheckpointFitHook",
         "CurveHook",
         "DeployHook",
         "EffectiveRankHook",

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 # PyTorch reports these only in the text of its error.
-_RESHAPED = re.compile(
-    r"size mismatch for (\S+): |While copying the parameter named \"(\S+)\""
-)
+_RESHAPED = re.compile(r"size mismatch for (\S+): ")
 # Batch norm's counters, which neither PyTorch nor mmengine asks for.
 _OPTIONAL = re.compile(r"(.*\.)?num_batches_tracked")
 # Constants in mmdet's released files; RAVLT's output norms, of which released files
@@ -101,6 +99,10 @@ def load_fitting(model: nn.Module, state_dict: Mapping) -> tuple[OrderedDict, Fi
     """
     own = model.state_dict()
     found = _without_prefix(state_dict, own)
+    # Modules that check what they load expect tensors.
+    for key in own.keys() & found.keys():
+        if isinstance(own[key], Tensor) and not isinstance(found[key], Tensor):
+            del found[key]
     missing, unknown, reshaped = _try_load(model, found, own)
     completed = found.copy()
     completed._metadata = found._metadata
@@ -150,7 +152,7 @@ def _try_load(
         model.load_state_dict(state_dict, strict=False)
         reshaped = []
     except RuntimeError as error:
-        reshaped = ["".join(names) for names in _RESHAPED.findall(str(error))]
+        reshaped = _RESHAPED.findall(str(error))
         if not reshaped:
             raise
     finally:
@@ -160,7 +162,8 @@ def _try_load(
 
 
 def _part(key: str) -> str:
-    return _PART.match(key)[0]
+    match = _PART.match(key)
+    return match[0] if match else key
 
 
 def _shape(tensors: Mapping, key: str) -> tuple | None:

@@ -139,5 +139,7 @@ def test_what_does_not_matter_fits(saved):
 
 def test_what_is_no_tensor_does_not_fit(saved):
     saved["neck.bias"] = "a word"
+    saved[""] = saved["-"] = 3
     _, fit = load_fitting(detector(), saved)
-    assert fit.reshaped == ["neck.bias"]
+    assert fit.missing == ["neck.bias"] and fit.unknown == ["", "-"]
+    assert fit.summary().endswith(", 1 missing in neck, 1 unknown in , 1 unknown in -")
