@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from ravlt.config import is_segmentation
 from ravlt.data.check.run import verify_images
+from ravlt.data.root import record_data_root, recorded_data_root
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
@@ -110,7 +111,11 @@ def flip_pipeline(pipeline: list) -> list:
 
 def main() -> None:
     args = parse_args()
-    cfg = read_run_config(args)
+    cfg = read_run_config(args, args.checkpoint)
+    # The config of this evaluation may replace that of a training run.
+    recorded = recorded_data_root(cfg, cfg.work_dir)
+    if recorded:
+        record_data_root(cfg, recorded)
     join_processes(cfg)
     cfg.load_from = args.checkpoint
     if args.tta:

@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = read_run_config(args)
+    cfg = read_run_config(args, args.resume)
     join_processes(cfg)
     check_data_once(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)

@@ -1,10 +1,18 @@
-"""Point the data sets of a config to another folder."""
+"""Point the data sets of a config to another folder, and record which one a run uses.
 
+mmengine writes the config of a run into its work directory. The folder that the command
+line gave stands there under a key of its own, so that commands that continue the run
+find it, and a folder that the user changes in the config file is not overruled.
+"""
+
+import ast
 import os
 
 from mmengine.config import Config
 
 from ravlt.config import LOADERS, find_datasets, find_evaluators
+
+_RECORD = "data_root_of_run"
 
 
 def set_data_root(cfg: Config, root: str) -> None:
@@ -34,3 +42,43 @@ def _moved(path: str, old: list[str], root: str) -> str:
         if path.startswith(folder):
             return os.path.join(root, path[len(folder) :].lstrip("/"))
     return path
+
+
+def record_data_root(cfg: Config, root: str) -> None:
+    """Record a folder in the config that mmengine writes into the work directory.
+
+    Args:
+        cfg: Config, changed in place.
+        root: Folder; a relative one is recorded for commands in other folders, too.
+    """
+    cfg[_RECORD] = root if "://" in root else os.path.abspath(root)
+
+
+def recorded_data_root(cfg: Config, folder: str) -> str | None:
+    """Return the folder that a run of the same config recorded.
+
+    The file is parsed and not executed, because it may have come with a checkpoint.
+
+    Args:
+        cfg: A config that was read from a file.
+        folder: Work directory of the run.
+
+    Returns:
+        None if no other config of that file's name in there records a folder.
+    """
+    path = os.path.join(folder, os.path.basename(cfg.filename))
+    if not os.path.isfile(path) or os.path.samefile(path, cfg.filename):
+        return None
+    try:
+        with open(path) as file:
+            statements = ast.parse(file.read()).body
+    except (SyntaxError, ValueError):  # a config in JSON or YAML, a damaged file
+        return None
+    for node in statements:
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets) == _RECORD
+            and isinstance(node.value, ast.Constant)
+        ):
+            return str(node.value.value)
+    return None

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
 from ravlt.config import HOSTS, load_config
-from ravlt.data.root import set_data_root
+from ravlt.data.root import record_data_root, recorded_data_root, set_data_root
 from ravlt.env.problems import find_problems, find_warnings
 from ravlt.errors import RAVLTError
 from ravlt.storage import explain_refusal, use_atomic_writes
@@ -109,11 +109,37 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
-def read_run_config(args: argparse.Namespace) -> Config:
+def use_data_root(
+    cfg: Config, args: argparse.Namespace, folder: str | None = None
+) -> None:
+    """Point a config to the data of the command line, or of an earlier run.
+
+    Args:
+        cfg: A config that was read from a file, changed in place.
+        args: Its ``data_root`` is the folder. Without it, and if no option sets a
+            ``data_root`` either, the folder is what the earlier run recorded.
+        folder: Work directory of the earlier run; the config's if left out.
+    """
+    root, options = args.data_root, getattr(args, "cfg_options", None) or {}
+    if root is None and not any(key.endswith("data_root") for key in options):
+        folder = _work_dir(cfg) if folder is None else folder
+        root = recorded_data_root(cfg, folder)
+        if root and _is_first_process():
+            print(f"--data-root {root}, as recorded in '{folder}'")
+    if root is None:
+        return
+    set_data_root(cfg, root)
+    record_data_root(cfg, root)
+
+
+def read_run_config(args: argparse.Namespace, checkpoint: str | None = None) -> Config:
     """Reads the config that the shared arguments describe.
 
     Args:
         args: What :func:`add_run_arguments` parsed.
+        checkpoint: Checkpoint of the run that this one continues, whose data it uses
+            without ``--data-root``; ``'auto'`` is one in the work directory, None
+            begins a new run.
 
     Returns:
         The config, with ``launcher`` and ``work_dir`` set (command line over config
@@ -126,14 +152,20 @@ def read_run_config(args: argparse.Namespace) -> Config:
         for warning in find_typos(cfg, options):
             print(f"warning: {warning}", file=sys.stderr)
     cfg.merge_from_dict(options)
-    stem = os.path.splitext(os.path.basename(args.config.rpartition("::")[2]))[0]
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"./work_dirs/{stem}"
-    if args.data_root:
-        set_data_root(cfg, args.data_root)
+    cfg.work_dir = args.work_dir or _work_dir(cfg)
+    if args.data_root or checkpoint:
+        auto = checkpoint == "auto"
+        folder = cfg.work_dir if auto else os.path.dirname(checkpoint or "")
+        use_data_root(cfg, args, folder)
     _check_scope(cfg)
     _import_ravlt(cfg)
     return cfg
+
+
+def _work_dir(cfg: Config) -> str:
+    stem = os.path.splitext(os.path.basename(cfg.filename))[0]
+    return cfg.get("work_dir") or f"./work_dirs/{stem}"
 
 
 def _leave_group() -> None:

@@ -11,9 +11,8 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
 import ravlt  # noqa: F401 (registers what configs name)
 from ravlt.config import load_config
-from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
-from ravlt.training.cli import run_cli
+from ravlt.training.cli import run_cli, use_data_root
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,8 +42,7 @@ def main() -> None:
     if os.path.exists(args.out):
         raise RAVLTError(f"'{args.out}' exists; name a new folder.")
     cfg = load_config(args.config)
-    if args.data_root:
-        set_data_root(cfg, args.data_root)
+    use_data_root(cfg, args)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     dataset = DATASETS.build(cfg[f"{args.split}_dataloader"].dataset)
     visualizer = VISUALIZERS.build(cfg.visualizer)

@@ -17,9 +17,8 @@ from PIL import Image
 import ravlt  # noqa: F401 (registers what configs name)
 from ravlt.analysis.confusion import count_confusion, draw_confusion
 from ravlt.config import is_segmentation, load_config
-from ravlt.data.root import set_data_root
 from ravlt.errors import RAVLTError
-from ravlt.training.cli import run_cli
+from ravlt.training.cli import run_cli, use_data_root
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +37,7 @@ def main() -> None:
     cfg = load_config(args.config)
     if not is_segmentation(cfg):
         raise RAVLTError(f"'{args.config}' is not a segmentor's; use mmdet's own tool.")
-    if args.data_root:
-        set_data_root(cfg, args.data_root)
+    use_data_root(cfg, args)
     init_default_scope("mmseg")
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = dataset.metainfo["classes"]

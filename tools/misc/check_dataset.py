@@ -15,9 +15,8 @@ import ravlt  # noqa: F401 (registers what configs name)
 from ravlt.config import load_config
 from ravlt.data.check.problems import ERROR, report_lines
 from ravlt.data.check.run import check_all_data
-from ravlt.data.root import set_data_root
 from ravlt.storage import write_new
-from ravlt.training.cli import add_config_arguments, run_cli
+from ravlt.training.cli import add_config_arguments, run_cli, use_data_root
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,8 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    if args.data_root:
-        set_data_root(cfg, args.data_root)
+    use_data_root(cfg, args)
     problems = check_all_data(cfg, args.jobs)
     for line in report_lines(problems):
         print(line)
