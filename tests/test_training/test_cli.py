@@ -1,8 +1,10 @@
 import argparse
+from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from helpers.tool_runs import SEG
 from ravlt.config import is_segmentation
@@ -51,7 +53,9 @@ def test_other_errors_keep_their_traceback(run):
         cli.run_cli(main)
 
 
-def test_what_is_explained_keeps_its_traceback_in_the_log(run, capsys):
+def test_what_is_explained_keeps_its_traceback_in_the_log(run, capsys, monkeypatch):
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())  # no earlier log
+
     def main():
         torch.stack([torch.zeros(1), torch.zeros(2)])
 

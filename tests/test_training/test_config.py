@@ -101,8 +101,12 @@ def test_safety_of_ours(config, metric):
     add_safety(cfg)
     added = dict(type="SafeCheckpointHook", save_best=metric, rule="greater")
     assert cfg.default_hooks.checkpoint.to_dict() == before | added
-    kinds = ["StopOnNonFiniteHook", "LossSpikeHook", "MissedEvaluationHook"]
-    assert [hook.type for hook in cfg.custom_hooks] == kinds
+    assert [hook.type for hook in cfg.custom_hooks] == [
+        "SameStartHook",
+        "StopOnNonFiniteHook",
+        "LossSpikeHook",
+        "MissedEvaluationHook",
+    ]
     once = cfg.to_dict()
     add_safety(cfg)
     assert cfg.to_dict() == once
@@ -137,8 +141,8 @@ def test_safety_leaves_what_the_config_says():
     add_safety(cfg)
     expected = checkpoint | dict(type="SafeCheckpointHook")
     assert cfg.default_hooks.checkpoint.to_dict() == expected
-    missed = dict(type="MissedEvaluationHook")
-    assert [hook.to_dict() for hook in cfg.custom_hooks] == [*hooks, missed]
+    added = [dict(type=kind) for kind in ("SameStartHook", "MissedEvaluationHook")]
+    assert [hook.to_dict() for hook in cfg.custom_hooks] == [*hooks, *added]
 
 
 @pytest.mark.parametrize("checkpoint", [None, dict(type="MyHook", interval=3)])
