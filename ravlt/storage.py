@@ -20,6 +20,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 class AtomicLocalBackend(LocalBackend):
     """Local backend of mmengine that writes a temporary file and renames it."""
 
+    sync = True  # whether writing waits until the file is on the disk
+
     def put(self, obj: bytes, filepath) -> None:
         """Write bytes to a file atomically.
 
@@ -37,14 +39,14 @@ class AtomicLocalBackend(LocalBackend):
                 f"unchanged; {_ADVICE}."
             ) from error
 
-    @staticmethod
-    def _write(obj: bytes, filepath, folder: str) -> None:
+    def _write(self, obj: bytes, filepath, folder: str) -> None:
         handle, temporary = tempfile.mkstemp(_PARTIAL, _PREFIX, folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(obj)
                 file.flush()
-                os.fsync(file.fileno())
+                if self.sync:
+                    os.fsync(file.fileno())
             # mkstemp() creates a private file; set the permissions of open().
             umask = os.umask(0)
             os.umask(umask)
@@ -53,6 +55,8 @@ class AtomicLocalBackend(LocalBackend):
         except BaseException:
             os.unlink(temporary)
             raise
+        if not self.sync:
+            return
         # The rename is on the disk only after a sync of the folder, which some network
         # file systems do not support.
         with contextlib.suppress(OSError):
@@ -63,11 +67,16 @@ class AtomicLocalBackend(LocalBackend):
                 os.close(handle)
 
 
-def use_atomic_writes() -> None:
+def use_atomic_writes(sync: bool = True) -> None:
     """Make mmengine write local files through :class:`AtomicLocalBackend`.
 
     Only programs should call it, because it changes mmengine's global registry.
+
+    Args:
+        sync: Whether writing waits until a file is on the disk. Without it, a file
+            survives a kill of the process but may not survive a loss of power.
     """
+    AtomicLocalBackend.sync = sync
     register_backend("local", AtomicLocalBackend, force=True, prefixes="")
 
 

@@ -8,12 +8,19 @@ from mmengine.registry import RUNNERS
 
 from ravlt.data.check.run import verify_images
 from ravlt.errors import RAVLTError
+from ravlt.storage import use_atomic_writes
 from ravlt.training.batch_size import report_batch_size
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
 from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
-from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
+from ravlt.training.config import (
+    add_curves,
+    add_safety,
+    read_safety,
+    set_bad_losses,
+    set_precision,
+)
 from ravlt.training.distributed.group import join_processes
 from ravlt.training.distributed.preparation import check_data_once, fetch_weights
 from ravlt.training.guards.signals import noticing_sigterm
@@ -46,6 +53,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_run_config(args, args.resume)
+    safety = read_safety(cfg)
+    use_atomic_writes(sync=safety["sync_files"])
     join_processes(cfg)
     check_data_once(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
@@ -53,7 +62,7 @@ def main() -> None:
     add_curves(cfg)
     set_precision(cfg, args.amp or bool(args.amp_dtype), args.amp_dtype)
     set_bad_losses(cfg)
-    set_resume(cfg, args.resume)
+    set_resume(cfg, args.resume, safety["checksums"])
     if args.auto_scale_lr:
         if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise RAVLTError(

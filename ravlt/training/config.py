@@ -14,16 +14,38 @@ from ravlt.training.checkpoints.best import best_metric
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
+# What costs time, each measured in docs/reliability.md.
+_SAFETY = dict(exact_resume=True, checksums=True, finite_weights=True, sync_files=True)
+
+
+def read_safety(cfg: Config) -> dict[str, bool]:
+    """Return the switches of a config's ``safety``, such as ``dict(checksums=False)``.
+
+    ``exact_resume`` seeds every batch, ``checksums`` reads a checkpoint to its end
+    before a run resumes from it, ``finite_weights`` checks the weights of every
+    checkpoint, ``sync_files`` waits until files are on the disk.
+
+    Raises:
+        RAVLTError: If there is no such switch.
+    """
+    chosen = cfg.get("safety") or {}
+    unknown = chosen.keys() - _SAFETY.keys()
+    if unknown:
+        raise RAVLTError(
+            f"safety has no switch '{min(unknown)}'; use {', '.join(_SAFETY)}."
+        )
+    return _SAFETY | chosen
 
 
 def add_safety(cfg: Config) -> None:
-    """Adds what protects a run: checkpoints, finite losses, exact loops.
+    """Add what protects a run: checkpoints, finite losses, exact loops.
 
     Only what the config leaves open is filled in.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
     """
+    safety = read_safety(cfg)
     remove_verification(cfg)
     # Not setdefault, which gives back another dict than the one that it stores.
     if not cfg.get("default_hooks"):
@@ -36,14 +58,18 @@ def add_safety(cfg: Config) -> None:
         best = best_metric(cfg)
         if best and "save_best" not in checkpoint:
             checkpoint.update(save_best=best, rule="greater")
-    for kind in (
-        "SameStartHook",
-        "StopOnNonFiniteHook",
-        "LossSpikeHook",
-        "MissedEvaluationHook",
+    finite = dict(type="StopOnNonFiniteHook")
+    if not safety["finite_weights"]:
+        finite["check_weights"] = False
+    for hook in (
+        dict(type="SameStartHook"),
+        finite,
+        dict(type="LossSpikeHook"),
+        dict(type="MissedEvaluationHook"),
     ):
-        _add(cfg, "custom_hooks", dict(type=kind))
-    _use_safe_loop(cfg.get("train_cfg") or {})
+        _add(cfg, "custom_hooks", hook)
+    if safety["exact_resume"]:
+        _use_safe_loop(cfg.get("train_cfg") or {})
 
 
 def add_curves(cfg: Config) -> None:

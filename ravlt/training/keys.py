@@ -21,6 +21,7 @@ _KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"} | {
     "find_unused_parameters",
     "model_wrapper_cfg",
     "runner_type",
+    "safety",
     "sync_bn",
     "tta_model",
 }

@@ -13,7 +13,13 @@ from torch import nn
 from helpers.tool_runs import DET, SEG
 from ravlt.config import load_config, type_name
 from ravlt.errors import RAVLTError
-from ravlt.training.config import add_curves, add_safety, set_bad_losses, set_precision
+from ravlt.training.config import (
+    add_curves,
+    add_safety,
+    read_safety,
+    set_bad_losses,
+    set_precision,
+)
 
 # ------------------------------------------------------------------------- load_config
 
@@ -110,6 +116,21 @@ def test_safety_of_ours(config, metric):
     once = cfg.to_dict()
     add_safety(cfg)
     assert cfg.to_dict() == once
+
+
+def test_safety_can_be_turned_off():
+    cfg = load_config(str(SEG))
+    loop = cfg.train_cfg.type
+    cfg.safety = dict(exact_resume=False, finite_weights=False)
+    add_safety(cfg)
+    assert cfg.train_cfg.type == loop
+    hooks = {hook.type: hook for hook in cfg.custom_hooks}
+    assert hooks["StopOnNonFiniteHook"].check_weights is False
+    switches = dict(checksums=True, sync_files=True)
+    assert read_safety(cfg) == cfg.safety.to_dict() | switches
+    cfg.safety = dict(finite=False)
+    with pytest.raises(RAVLTError, match="safety has no switch 'finite'; use exact_"):
+        add_safety(cfg)
 
 
 def test_safety_where_nothing_is_said():

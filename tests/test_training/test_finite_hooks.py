@@ -86,6 +86,8 @@ def test_non_finite_weights_are_not_written(runner):
         RAVLTError, match=r"The weight b\.c is not finite at iteration 7,"
     ):
         StopOnNonFiniteHook().before_save_checkpoint(runner, {"state_dict": weights})
+    hook = StopOnNonFiniteHook(check_weights=False)
+    hook.before_save_checkpoint(runner, {"state_dict": weights})
 
 
 @pytest.mark.parametrize(

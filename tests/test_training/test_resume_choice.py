@@ -154,9 +154,20 @@ def test_no_changed_bit_goes_unnoticed(tmp_path):
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(bytes(data))
         try:
-            _read_seed(str(path))
+            _read_seed(str(path), checksums=True)
         except RAVLTError:
             found += 1
         else:
             assert_equal(read_checkpoint(path), state)
     assert 100 < found < 300
+
+
+def test_checksums_can_be_turned_off(tmp_path):
+    path = tmp_path / "iter_4.pth"
+    write(path)
+    data = path.read_bytes()
+    place = data.index(torch.arange(40.0).numpy().tobytes())
+    path.write_bytes(data[:place] + b"\1" + data[place + 1 :])
+    assert _read_seed(str(path), checksums=False) == 7
+    with pytest.raises(RAVLTError, match="is damaged"):
+        _read_seed(str(path), checksums=True)

@@ -50,6 +50,16 @@ def test_failure_keeps_the_old_file_and_no_rest(tmp_path, monkeypatch, step, err
     assert os.listdir(tmp_path) == ["c.pth"]
 
 
+def test_sync_can_be_turned_off(tmp_path, monkeypatch):
+    def fail(handle: int) -> None:
+        raise OSError("not on this disk")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(AtomicLocalBackend, "sync", False)
+    AtomicLocalBackend().put(b"new", tmp_path / "c.pth")
+    assert (tmp_path / "c.pth").read_bytes() == b"new"
+
+
 def test_old_bytes_stay_until_the_new_are_on_the_disk(tmp_path, monkeypatch):
     path = tmp_path / "c.pth"
     path.write_bytes(b"old")

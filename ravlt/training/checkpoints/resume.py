@@ -17,7 +17,7 @@ from .hook import INTERRUPTED
 _CHECKPOINT = re.compile(rf"(epoch|iter)_.*\.pth|{re.escape(INTERRUPTED)}")
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
+def set_resume(cfg: Config, resume: str | None, checksums: bool = True) -> None:
     """Make a run continue an earlier one.
 
     A config without a seed takes the earlier run's: it decides the order of the
@@ -27,6 +27,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg: Config with its ``work_dir``, changed in place.
         resume: None for a new run, ``'auto'`` for the newest intact checkpoint in the
             work directory (a new run if there is none at all), or a checkpoint.
+        checksums: Whether a checkpoint is compared with its checksums first.
 
     Raises:
         RAVLTError: If the named checkpoint does not exist or is broken, or every one
@@ -34,7 +35,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     """
     if resume is None:
         return
-    path, seed = on_rank_zero(lambda: _choose(cfg.work_dir, resume))
+    path, seed = on_rank_zero(lambda: _choose(cfg.work_dir, resume, checksums))
     if path is None:
         return
     cfg.resume, cfg.load_from = True, path
@@ -43,25 +44,27 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.randomness = {**randomness, "seed": seed}
 
 
-def _choose(work_dir: str, resume: str) -> tuple[str | None, int | None]:
+def _choose(
+    work_dir: str, resume: str, checksums: bool
+) -> tuple[str | None, int | None]:
     """Return a checkpoint and the seed of its run."""
     if resume == "auto":
-        return _newest_intact(work_dir)
+        return _newest_intact(work_dir, checksums)
     if "://" in resume:
         return resume, None
     if os.path.exists(resume):
-        return resume, _read_seed(resume)
+        return resume, _read_seed(resume, checksums)
     raise RAVLTError(
         f"--resume '{resume}' does not exist; name a checkpoint, or use --resume for "
         f"the latest in the work directory."
     )
 
 
-def _newest_intact(work_dir: str) -> tuple[str | None, int | None]:
+def _newest_intact(work_dir: str, checksums: bool) -> tuple[str | None, int | None]:
     broken = []
     for path in _candidates(work_dir):
         try:
-            seed = _read_seed(path)
+            seed = _read_seed(path, checksums)
         except RAVLTError as error:
             broken.append(str(error).rstrip("."))
             continue
@@ -100,13 +103,14 @@ def _candidates(work_dir: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _read_seed(path: str) -> int | None:
-    """Reads a checkpoint of a run to the end.
+def _read_seed(path: str, checksums: bool) -> int | None:
+    """Return the seed of the run that wrote a checkpoint.
 
     Raises:
         RAVLTError: If it is broken, or nothing that a run can go on from.
     """
-    _check_sums(path)
+    if checksums:
+        _check_sums(path)
     meta = read_checkpoint(path).get("meta", {})
     if "iter" not in meta:
         raise RAVLTError(

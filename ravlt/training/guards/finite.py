@@ -116,9 +116,16 @@ class StopOnNonFiniteHook(Hook):
     mmengine logs every loss as a number in every iteration, so that the check costs
     no synchronisation of its own. No checkpoint is written from broken weights. A
     wrapper that leaves out bad steps stops by itself, when there are too many.
+
+    Args:
+        check_weights: Whether the weights of every checkpoint are checked, before it is
+            written and after it is loaded.
     """
 
     priority = "NORMAL"  # before CheckpointHook
+
+    def __init__(self, check_weights: bool = True) -> None:
+        self.check_weights = check_weights
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
@@ -138,6 +145,8 @@ class StopOnNonFiniteHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raise RAVLTError if a weight contains NaN or Inf, or has another dtype."""
+        if not self.check_weights:
+            return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         own = dict((*model.named_parameters(), *model.named_buffers()))
         for key, value in checkpoint.get("state_dict", checkpoint).items():
@@ -152,7 +161,9 @@ class StopOnNonFiniteHook(Hook):
                 )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises RAVLTError if a weight, or its average, is infinite or NaN."""
+        """Raise RAVLTError if a weight, or its average, contains NaN or Inf."""
+        if not self.check_weights:
+            return
         average = checkpoint.get("ema_state_dict", {})
         for key, value in (*checkpoint["state_dict"].items(), *average.items()):
             if value.is_floating_point() and not torch.isfinite(value).all():
