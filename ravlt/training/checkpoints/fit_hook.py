@@ -7,6 +7,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ravlt.config import type_name
 from ravlt.errors import RAVLTError
 
 
@@ -18,7 +19,7 @@ def add_fit_check(cfg: Config, strict: bool) -> None:
         strict: See :class:`CheckpointFitHook`.
     """
     hook = dict(type=CheckpointFitHook.__name__, strict=strict)
-    hooks = [h for h in cfg.get("custom_hooks") or [] if h.get("type") != hook["type"]]
+    hooks = [h for h in cfg.get("custom_hooks") or [] if type_name(h) != hook["type"]]
     cfg.custom_hooks = [*hooks, hook]
 
 
