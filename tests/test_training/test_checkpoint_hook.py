@@ -35,7 +35,15 @@ class Rising(BaseMetric):
         return {"score": self.score}
 
 
-def train_toy(work_dir, hook: dict) -> SafeCheckpointHook:
+class Late(Rising):
+    """The first evaluation has nothing to score, as a detector without detections."""
+
+    def compute_metrics(self, results) -> dict:
+        found = super().compute_metrics(results)
+        return found if self.score > 1 else {"other": 1.0}
+
+
+def train_toy(work_dir, hook: dict, metric=Rising) -> SafeCheckpointHook:
     data = dict(
         dataset=[{"inputs": i} for i in range(4)],
         sampler=dict(type="InfiniteSampler"),
@@ -47,7 +55,7 @@ def train_toy(work_dir, hook: dict) -> SafeCheckpointHook:
         work_dir=str(work_dir),
         train_dataloader=data,
         val_dataloader=data | dict(sampler=dict(type="DefaultSampler")),
-        val_evaluator=[Rising()],
+        val_evaluator=[metric()],
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=3, val_interval=1),
         val_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
@@ -65,6 +73,11 @@ def train_toy(work_dir, hook: dict) -> SafeCheckpointHook:
 
 
 KEEP_ONE = dict(max_keep_ckpts=1, save_best="score", rule="greater")
+
+
+def test_a_metric_that_is_not_there_yet(tmp_path):
+    hook = train_toy(tmp_path, KEEP_ONE, Late)
+    assert os.path.basename(hook.best_ckpt_path) == "best_score_iter_3.pth"
 
 
 @pytest.fixture

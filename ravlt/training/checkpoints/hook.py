@@ -1,10 +1,12 @@
 """When a checkpoint is written, and when an old one may go."""
 
+import logging
 import os
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.logging import print_log
 from mmengine.optim import ZeroRedundancyOptimizer
 from mmengine.registry import HOOKS
 
@@ -66,7 +68,16 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_replaced()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        super()._save_best_checkpoint(runner, metrics)
+        # CocoMetric returns nothing if nothing is detected, while other evaluators do.
+        missing = set(getattr(self, "key_indicators", ())) - {"auto", *metrics}
+        if missing:
+            print_log(
+                f"The evaluation gave no {' and no '.join(sorted(missing))}, so the "
+                f"best checkpoint is unchanged.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        super()._save_best_checkpoint(runner, metrics | dict.fromkeys(missing))
         self._remove_replaced()
 
     def after_train(self, runner) -> None:
