@@ -23,6 +23,7 @@ REGISTERED = {
         "LossSpikeHook",
         "MissedEvaluationHook",
         "SafeCheckpointHook",
+        "SameStartHook",
         "StopOnNonFiniteHook",
     ],
     "LOOPS": ["SafeEpochBasedTrainLoop", "SafeIterBasedTrainLoop"],
