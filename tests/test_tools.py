@@ -28,6 +28,17 @@ def test_log(trained):
             assert re.search(rf" {name}: \d", line)
 
 
+def test_start_is_short_and_the_log_file_complete(trained):
+    before, _ = trained.out.split("Iter(train) [1/4]")
+    assert len(before.splitlines()) < 30
+    for line in ("data: 16 images, ", "evaluation: 4 images, ", "4 iterations of 2 im"):
+        assert line in before
+    details = ("System environment:", "Config:\n", "Hooks will be", "paramwise_options")
+    (log,) = trained.work.glob("*/*.log")
+    for text in details:
+        assert text not in trained.out and text in log.read_text()
+
+
 def test_curves(trained):
     with Image.open(trained.work / "curves.png") as image:
         image.load()

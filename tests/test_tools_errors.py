@@ -53,8 +53,9 @@ def test_wrong_backbone_is_one_line(tmp_path, shapes, option, expected):
     option = f"model.backbone.{option}"
     config = DET if "arch=" in option else SEG
     line = [config, "--data-root", shapes, "--cfg-options", option]
-    error = Run("train.py", line, tmp_path).error()
-    assert error.startswith(f"error: {expected}")
+    run = Run("train.py", line, tmp_path)
+    assert run.error().startswith(f"error: {expected}")
+    assert not run.out and not (tmp_path / "work_dirs").exists()
 
 
 @pytest.mark.parametrize("tool", ["train.py", "test.py"])

@@ -1,5 +1,6 @@
 """tools/test.py and what looks at data and predictions, as a user runs them."""
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -36,7 +37,11 @@ def test_metric_is_that_of_training(trained, evaluated):
 
 def test_deploy_gives_the_same_metrics(trained, evaluated, shapes):
     run = trained.test(shapes, "--deploy").succeeded()
-    hooks = re.search(r"\nbefore_test:\n(.*?)\n -", run.out, re.DOTALL).group(1)
+    before, _ = run.out.split("Iter(test) ", 1)
+    assert "weights: work/iter_4.pth" in before and "data: 4 images" in before
+    assert "System environment" not in before
+    (log,) = max(trained.cwd.glob("test*"), key=os.path.getmtime).glob("*/*.log")
+    hooks = re.search(r"\nbefore_test:\n(.*?)\n -", log.read_text(), re.DOTALL)[1]
     assert "DeployHook" in hooks
     plain, folded = evaluated[trained.config], read_metrics(trained.cwd)
     names = {name for name in plain if "time" not in name}

@@ -5,7 +5,6 @@ import argparse
 import os
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 
 from ravlt.config import is_segmentation
 from ravlt.data.check.run import verify_images
@@ -16,6 +15,7 @@ from ravlt.training.cli import add_run_arguments, read_run_config, run_cli
 from ravlt.training.config import add_safety
 from ravlt.training.distributed.group import join_processes
 from ravlt.training.distributed.preparation import check_data_once
+from ravlt.training.start import build_runner, check_backbones
 
 
 def parse_args() -> argparse.Namespace:
@@ -116,6 +116,7 @@ def main() -> None:
     recorded = recorded_data_root(cfg, cfg.work_dir)
     if recorded:
         record_data_root(cfg, recorded)
+    check_backbones(cfg)
     join_processes(cfg)
     cfg.load_from = args.checkpoint
     if args.tta:
@@ -130,7 +131,7 @@ def main() -> None:
     if args.deploy:
         hooks = cfg.get("custom_hooks") or []
         cfg.custom_hooks = [*hooks, dict(type="DeployHook")]
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     verify_images(runner)
     runner.test()
 

@@ -4,12 +4,9 @@
 import argparse
 from contextlib import nullcontext
 
-from mmengine.registry import RUNNERS
-
 from ravlt.data.check.run import verify_images
 from ravlt.errors import RAVLTError
 from ravlt.storage import use_atomic_writes
-from ravlt.training.batch_size import report_batch_size
 from ravlt.training.checkpoints.fit_hook import add_fit_check
 from ravlt.training.checkpoints.hook import saves_at_sigterm
 from ravlt.training.checkpoints.resume import set_resume
@@ -24,6 +21,7 @@ from ravlt.training.config import (
 from ravlt.training.distributed.group import join_processes
 from ravlt.training.distributed.preparation import check_data_once, fetch_weights
 from ravlt.training.guards.signals import noticing_sigterm
+from ravlt.training.start import build_runner, check_backbones
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,6 +53,7 @@ def main() -> None:
     cfg = read_run_config(args, args.resume)
     safety = read_safety(cfg)
     use_atomic_writes(sync=safety["sync_files"])
+    check_backbones(cfg)
     join_processes(cfg)
     check_data_once(cfg, ("train_dataloader", "val_dataloader"))
     add_safety(cfg)
@@ -71,9 +70,8 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     fetch_weights(cfg)
-    runner = RUNNERS.build(cfg)
+    runner = build_runner(cfg)
     verify_images(runner)
-    report_batch_size(cfg)
     with noticing_sigterm() if saves_at_sigterm(runner) else nullcontext():
         runner.train()
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import torch.distributed as dist
@@ -41,6 +42,8 @@ def run_cli(
     if _is_first_process():  # all would say the same
         for warning in find_warnings():
             print(f"warning: {warning}", file=sys.stderr)
+    # mmengine imports it, and setuptools from 80.9 on warns each time.
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
     use_safe_loading()
     use_atomic_writes()
     try:

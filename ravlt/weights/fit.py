@@ -18,7 +18,7 @@ _UNUSED = re.compile(
 )
 # roi_head.bbox_head, decode_head, neck.
 _PART = re.compile(r"(?:\w+\.)*\w*head(?=\.)|\w+")
-_KINDS = ("missing", "unknown", "of another shape")
+_KINDS = ("missing", "unexpected", "of another shape")
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Fit:
         own: The model's state dict, without counters that a file need not have.
         found: The file's state dict.
         missing: Tensors of the model that the file lacks.
-        unknown: Names in the file that the model lacks.
+        unexpected: Names in the file that the model lacks.
         reshaped: Tensors of both, with different shapes.
     """
 
     own: Mapping[str, Tensor]
     found: Mapping[str, Tensor]
     missing: list[str]
-    unknown: list[str]
+    unexpected: list[str]
     reshaped: list[str]
 
     @property
@@ -65,7 +65,7 @@ class Fit:
                 "it holds only a backbone, as a classifier's file does, so train with "
                 "it in model.backbone.init_cfg"
             )
-        keys = [*self.missing, *self.unknown, *self.reshaped]
+        keys = [*self.missing, *self.unexpected, *self.reshaped]
         if all(self._has_other_classes(key) for key in keys):
             key, heads = keys[0], dict.fromkeys(map(_part, keys))
             return (
@@ -81,7 +81,7 @@ class Fit:
         return same and _part(key).endswith("head")
 
     def _differences(self) -> tuple[list[str], list[str], list[str]]:
-        return self.missing, self.unknown, self.reshaped
+        return self.missing, self.unexpected, self.reshaped
 
 
 def load_fitting(model: nn.Module, state_dict: Mapping) -> tuple[OrderedDict, Fit]:
@@ -103,10 +103,10 @@ def load_fitting(model: nn.Module, state_dict: Mapping) -> tuple[OrderedDict, Fi
     for key in own.keys() & found.keys():
         if isinstance(own[key], Tensor) and not isinstance(found[key], Tensor):
             del found[key]
-    missing, unknown, reshaped = _try_load(model, found, own)
+    missing, unexpected, reshaped = _try_load(model, found, own)
     completed = found.copy()
     completed._metadata = found._metadata
-    for key in {*unknown, *reshaped} & found.keys():
+    for key in {*unexpected, *reshaped} & found.keys():
         del completed[key]
     completed.update((key, own[key]) for key in (*missing, *reshaped))
     needed = {k: v for k, v in own.items() if not _OPTIONAL.fullmatch(k)}
@@ -114,7 +114,7 @@ def load_fitting(model: nn.Module, state_dict: Mapping) -> tuple[OrderedDict, Fi
         needed,
         found,
         [key for key in missing if key in needed],
-        [key for key in unknown if not _UNUSED.fullmatch(key)],
+        [key for key in unexpected if not _UNUSED.fullmatch(key)],
         reshaped,
     )
     return completed, fit
@@ -138,7 +138,7 @@ def _without_prefix(state_dict: Mapping, own: Mapping) -> OrderedDict:
 def _try_load(
     model: nn.Module, state_dict: OrderedDict, own: Mapping
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return missing, unknown and reshaped keys."""
+    """Return missing, unexpected and reshaped keys."""
     if {k: _shape(own, k) for k in own} == {
         k: _shape(state_dict, k) for k in state_dict
     }:
@@ -157,8 +157,8 @@ def _try_load(
             raise
     finally:
         handle.remove()
-    missing, unknown = found[-1]
-    return missing, unknown, reshaped
+    missing, unexpected = found[-1]
+    return missing, unexpected, reshaped
 
 
 def _part(key: str) -> str:

@@ -1,4 +1,6 @@
 import argparse
+import sys
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -43,6 +45,18 @@ def test_interrupt_inside_a_bare_except_of_the_hosts(run):
             raise SyntaxError("Failed to format the config file")  # noqa: B904
 
     assert run(main).startswith("interrupted: continue with --resume")
+
+
+def test_warnings_of_pkg_resources_are_silenced(run):
+    def main():
+        warnings.warn("pkg_resources is deprecated as an API.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+        sys.exit(0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(main)
+    assert [str(warning.message) for warning in caught] == ["something else"]
 
 
 def test_other_errors_keep_their_traceback(run):

@@ -1,5 +1,7 @@
 """A checkpoint that does not fit the model is refused or reported in one line."""
 
+import logging
+
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -72,4 +74,6 @@ class CheckpointFitHook(Hook):
                 f"Checkpoint '{path}' does not fit the model (it has {fit.summary()}): "
                 f"{fit.remedy()}{otherwise}."
             )
-        print_log(f"Loaded {fit.summary()}, from '{path}'.", logger="current")
+        level = logging.INFO if fit.is_exact else logging.WARNING
+        text = f"Loaded {fit.summary()}, from '{path}'."
+        print_log(text, logger="current", level=level)

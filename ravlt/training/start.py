@@ -1,0 +1,166 @@
+"""The start of a run: a few lines on the console, all details in the log file."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from ravlt.config import type_name
+from ravlt.training.batch_size import report_batch_size
+from ravlt.training.guards.warmup import warn_of_long_warmup
+
+
+def check_backbones(cfg: Config) -> None:
+    """Build each RAVLT of a model without memory, so that a wrong argument fails first.
+
+    Args:
+        cfg: Config of mmdet or mmseg.
+
+    Raises:
+        RAVLTError: If an argument is wrong.
+        TypeError: If there is no such argument.
+    """
+    for part in _parts(cfg.model):
+        if type_name(part) == "RAVLT":
+            with torch.device("meta"):
+                MODELS.build(part)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config; its start is short unless it is one of the user's.
+
+    Args:
+        cfg: Config of mmdet or mmseg.
+    """
+    if cfg.get("runner_type"):
+        return RUNNERS.build(cfg)
+    return ShortStartRunner.from_cfg(cfg)
+
+
+class ShortStartRunner(Runner):
+    """Runner that logs its start to the log file alone, but for warnings and errors.
+
+    Before the first batch it logs a summary, and from then on everything, to the
+    console as well. Takes the same arguments.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_hook(_StartHook(self._gate))
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger, and close its way to the console."""
+        logger = super().build_logger(*args, **kwargs)
+        self._gate = _Gate()
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(self._gate)
+        return logger
+
+
+class _Gate(logging.Filter):
+    """Filter that lets only warnings and errors pass until it is opened."""
+
+    is_open = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.is_open or record.levelno >= logging.WARNING
+
+
+class _StartHook(Hook):
+    """Logs the summary of a run. No part of the config that the run leaves behind."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, gate: _Gate) -> None:
+        self.gate = gate
+
+    def before_train(self, runner) -> None:
+        self.gate.is_open = True
+        runner.logger.info("\n".join(("Training", *_summarize_training(runner))))
+        report_batch_size(runner.cfg)
+        warn_of_long_warmup(runner)
+
+    def before_test(self, runner) -> None:
+        self.gate.is_open = True
+        runner.logger.info("\n".join(("Testing", *_summarize_testing(runner))))
+
+
+def _summarize_training(runner: Runner) -> Iterator[str]:
+    yield f"  model: {_describe_model(runner.model)}"
+    yield f"  weights: {_describe_weights(runner)}"
+    yield f"  data: {_describe_data(runner.train_dataloader.dataset)}"
+    if runner.val_loop is not None:
+        yield f"  evaluation: {_describe_data(runner.val_dataloader.dataset)}"
+    loop = runner.train_loop
+    each, ranks = runner.cfg.train_dataloader.get("batch_size", 1), get_world_size()
+    batch = f"{each} images" if ranks == 1 else f"{ranks} x {each} images"
+    # A loop by iterations counts one epoch.
+    epochs = f"{loop.max_epochs} epochs, " if loop.max_epochs > 1 else ""
+    yield f"  length: {epochs}{loop.max_iters} iterations of {batch}"
+    yield from _places(runner)
+
+
+def _summarize_testing(runner: Runner) -> Iterator[str]:
+    yield f"  model: {_describe_model(runner.model)}"
+    yield f"  weights: {_describe_weights(runner)}"
+    yield f"  data: {_describe_data(runner.test_dataloader.dataset)}"
+    yield from _places(runner)
+
+
+def _describe_model(model: nn.Module) -> str:
+    model = model.module if is_model_wrapper(model) else model
+    text = f"{type(model).__name__}, {_millions(model)} parameters"
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return text
+    return f"{text}, {_millions(backbone)} of them in {type(backbone).__name__}"
+
+
+def _millions(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"
+
+
+def _describe_weights(runner: Runner) -> str:
+    if runner.iter:
+        return f"resumed after iteration {runner.iter}"
+    if runner.cfg.get("load_from"):
+        return runner.cfg.load_from
+    files = [
+        str(part["checkpoint"])
+        for part in _parts(runner.cfg.model)
+        if type_name(part) == "Pretrained"
+    ]
+    return ", ".join(files) or "random"
+
+
+def _describe_data(dataset) -> str:
+    names = getattr(dataset, "metainfo", {}).get("classes") or ()
+    text = f"{len(dataset)} images"
+    if not names:
+        return text
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{text}, {len(names)} classes ({listed})"
+
+
+def _places(runner: Runner) -> Iterator[str]:
+    yield f"  work directory: {runner.work_dir}"
+    yield f"  log, with the config and all settings: {runner.logger.log_file}"
+
+
+def _parts(node) -> Iterator[Mapping]:
+    """Yield each dict of a config."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _parts(item)
