@@ -61,13 +61,13 @@ def test_allow_partial_evaluates_and_says_what_is_left(
     tensors["foreign.weight"] = torch.ones(1)
     path = save(tmp_path / "part.pth", {"state_dict": tensors})
     assert (
-        "1 missing in decode_head, 1 unknown in foreign"
+        "1 missing in decode_head, 1 unexpected in foreign"
         in seg_run.test(shapes, checkpoint=path).error()
     )
     run = seg_run.test(shapes, "--allow-partial", checkpoint=path).succeeded()
     (line,) = [line for line in run.out.splitlines() if " Loaded " in line]
     assert line.endswith(
-        f"1 missing in decode_head, 1 unknown in foreign, from '{path}'."
+        f"1 missing in decode_head, 1 unexpected in foreign, from '{path}'."
     )
     assert "do not match exactly" not in run.out
     assert "mIoU" in read_metrics(seg_run.cwd)

@@ -44,6 +44,16 @@ class Fit:
         return not any(self._differences())
 
     @property
+    def is_complete(self) -> bool:
+        """Return whether the parts of the model have the tensors of the file, only.
+
+        A file may have more parts: a detector can be evaluated without its mask head.
+        """
+        parts = {_part(key) for key in self.own}
+        foreign = any(_part(key) in parts for key in self.unexpected)
+        return not (self.missing or self.reshaped or foreign)
+
+    @property
     def loaded(self) -> set[str]:
         """Return the tensors of the model that the file has."""
         return self.own.keys() - {*self.missing, *self.reshaped}

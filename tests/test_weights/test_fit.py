@@ -39,7 +39,9 @@ TOTAL = 12  # 2 + 4 of the backbone, 2 of the neck, 4 of the head
 
 def test_an_exact_file(saved):
     state, fit = load_fitting(detector(), saved)
-    assert fit.is_exact and fit.summary() == f"{TOTAL} of the model's {TOTAL} tensors"
+    assert (
+        fit.is_complete and fit.summary() == f"{TOTAL} of the model's {TOTAL} tensors"
+    )
     assert state.keys() == saved.keys() and state._metadata == saved._metadata
 
 
@@ -49,7 +51,7 @@ def test_a_prefix_of_all_names_is_dropped(saved, prefix):
     given._metadata = {prefix[:-1]: {"version": 7}, f"{prefix}neck": {"version": 8}}
     model = detector()
     state, fit = load_fitting(model, given)
-    assert fit.is_exact
+    assert fit.is_complete
     assert state._metadata == {"": {"version": 7}, "neck": {"version": 8}}
     model.load_state_dict(state)
     for key, value in model.state_dict().items():
@@ -59,7 +61,7 @@ def test_a_prefix_of_all_names_is_dropped(saved, prefix):
 def test_a_prefix_of_some_names_stays(saved):
     given = {f"model.{k}": v for k, v in saved.items()} | {"extra.x": torch.ones(1)}
     _, fit = load_fitting(detector(), given)
-    assert not fit.loaded and len(fit.unknown) == TOTAL + 2
+    assert not fit.loaded and len(fit.unexpected) == TOTAL + 2
 
 
 def test_other_classes_name_the_head(saved):
@@ -92,8 +94,8 @@ def test_each_difference_is_counted_by_part(saved):
     saved["aux_head.a.weight"] = saved["aux_head.a.bias"] = torch.ones(1)
     state, fit = load_fitting(detector(), saved)
     assert fit.summary() == (
-        "10 of the model's 12 tensors, 1 missing in neck, 2 unknown in aux_head, 1 of "
-        "another shape in neck"
+        "10 of the model's 12 tensors, 1 missing in neck, 2 unexpected in aux_head, 1 "
+        "of another shape in neck"
     )
     assert fit.remedy() == (
         "give the config that it was trained with (first difference: neck.bias)"
@@ -109,7 +111,7 @@ def test_a_backbone_alone_is_recognized(saved, prefix):
         if key.startswith("backbone.")
     } | {"head.fc.weight": torch.ones(2, 2)}
     _, fit = load_fitting(detector(), given)
-    assert not fit.is_exact and bool(fit.loaded) == bool(prefix)
+    assert not fit.is_complete and bool(fit.loaded) == bool(prefix)
     assert fit.remedy() == (
         "it holds only a backbone, as a classifier's file does, so train with it in "
         "model.backbone.init_cfg"
@@ -122,10 +124,26 @@ def test_what_a_model_renames_fits(saved):
     )
     model = detector()
     state, fit = load_fitting(model, saved)
-    assert fit.is_exact
+    assert fit.is_complete
     model.load_state_dict(state)
     kernel = saved["roi_head.bbox_head.shared.kernel"]
     assert torch.equal(model["roi_head"]["bbox_head"]["shared"].weight, kernel)
+
+
+@pytest.mark.parametrize(
+    ("key", "complete"),
+    [
+        ("roi_head.mask_head.conv.weight", True),
+        ("roi_head.bbox_head.conv.weight", False),
+        ("backbone.2.weight", False),
+    ],
+)
+def test_only_whole_parts_may_be_left_over(saved, key, complete):
+    saved[key] = torch.ones(1)
+    _, fit = load_fitting(detector(), saved)
+    assert not fit.is_exact and fit.is_complete == complete
+    assert fit.unexpected == [key]
+    assert fit.summary().startswith("12 of the model's 12 tensors, 1 unexpected in ")
 
 
 def test_what_does_not_matter_fits(saved):
@@ -133,7 +151,7 @@ def test_what_does_not_matter_fits(saved):
     saved["data_preprocessor.mean"] = torch.ones(3)
     saved["backbone.extra_norms.3.norm.weight"] = torch.ones(4)
     state, fit = load_fitting(detector(), saved)
-    assert fit.is_exact
+    assert fit.is_complete
     assert state.keys() == detector().state_dict().keys()
 
 
@@ -141,5 +159,7 @@ def test_what_is_no_tensor_does_not_fit(saved):
     saved["neck.bias"] = "a word"
     saved[""] = saved["-"] = 3
     _, fit = load_fitting(detector(), saved)
-    assert fit.missing == ["neck.bias"] and fit.unknown == ["", "-"]
-    assert fit.summary().endswith(", 1 missing in neck, 1 unknown in , 1 unknown in -")
+    assert fit.missing == ["neck.bias"] and fit.unexpected == ["", "-"]
+    assert fit.summary().endswith(
+        ", 1 missing in neck, 1 unexpected in , 1 unexpected in -"
+    )

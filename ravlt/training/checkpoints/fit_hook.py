@@ -33,9 +33,9 @@ class CheckpointFitHook(Hook):
     where nothing fits.
 
     Args:
-        strict: Refuse any difference. If False, log in one line what was not loaded,
-            and refuse only a file without any tensor of the model. A run that resumes
-            is always strict.
+        strict: Refuse any difference but a part, such as a mask head, that only the
+            file has. If False, log in one line what was not loaded, and refuse only a
+            file without any tensor of the model. A run that resumes is always strict.
     """
 
     priority = "VERY_HIGH"  # before the hooks that use the checkpoint's tensors
@@ -69,7 +69,7 @@ class CheckpointFitHook(Hook):
                 otherwise = ", or evaluate what fits with --allow-partial"
         if not fit.loaded:
             strict, otherwise = True, ""
-        if strict and not fit.is_exact:
+        if strict and not fit.is_complete:
             raise RAVLTError(
                 f"Checkpoint '{path}' does not fit the model (it has {fit.summary()}): "
                 f"{fit.remedy()}{otherwise}."
