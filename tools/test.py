@@ -119,9 +119,9 @@ def main() -> None:
     check_backbones(cfg)
     join_processes(cfg)
     cfg.load_from = args.checkpoint
+    check_data_once(cfg, ("test_dataloader",))
     if args.tta:
         augment(cfg)
-    check_data_once(cfg, ("test_dataloader",))
     add_safety(cfg)
     add_fit_check(cfg, strict=not args.allow_partial)
     if args.out:

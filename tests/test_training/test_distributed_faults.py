@@ -49,7 +49,7 @@ def test_killed_process_comes_back(tmp_path, shapes):
     )
     succeed(run, log=tmp_path / "log")
     log = (tmp_path / "log").read_text()
-    assert "resumed epoch: 0, iter: 2" in log and "Iter(train) [4/4]" in log
+    assert "resumed after iteration 2\n" in log and "Iter(train) [4/4]" in log
     assert read_checkpoint(tmp_path / "work/iter_4.pth")["meta"]["iter"] == 4
     assert is_finite(tmp_path / "work/iter_4.pth")
 
@@ -106,7 +106,7 @@ def test_sigterm_stops_all_after_the_same_iteration(tmp_path, shapes, whom):
     assert int(stopped) in ([10] if whom == "one process" else [10, 20])
     assert (tmp_path / "work/interrupted.pth").exists()
     succeed(launch(tmp_path, *start, options=options), log=log)
-    assert f"resumed epoch: 0, iter: {stopped}" in log.read_text()
+    assert f"resumed after iteration {stopped}\n" in log.read_text()
     whole = tmp_path / "whole"
     whole.mkdir()
     succeed(launch(whole, *start, options=options), log=whole / "log")
@@ -147,5 +147,5 @@ def test_process_of_one_machine_is_killed(tmp_path, shapes, restarts):
     assert statuses == ([0, 0] if restarts == "1" else [1, 1])
     assert seconds < 120
     if restarts == "1":
-        assert "resumed epoch: 0, iter: 2" in log
+        assert "resumed after iteration 2\n" in log
         assert is_finite(tmp_path / "work/iter_4.pth")

@@ -80,7 +80,10 @@ def check_counted(loaders: tuple[str, ...]) -> tuple[str, int]:
         cfg.train_dataloader.dataset.ann_file = "sound_a.json"
 
     cfg = Config(dict(train_dataloader=dict(dataset=dict(ann_file="a.json"))))
-    with patch.object(preparation, "check_data", check):
+    with (
+        patch.object(preparation, "check_data", check),
+        patch.object(preparation, "check_classes"),
+    ):
         check_data_once(cfg, loaders)
     return cfg.train_dataloader.dataset.ann_file, len(calls)
 
