@@ -40,7 +40,7 @@ class Leaf:
         return load(ROOT / f"configs/{name}.py")
 
 
-_COCO = partial(
+write_coco_of_its_classes = partial(
     write_coco,
     classes=(
         *CocoPanopticDataset.METAINFO["thing_classes"],
@@ -53,19 +53,19 @@ OVER_HOSTS = [
     Leaf(
         "dino/dino-4scale_ravlt-t{}_8xb2-12e_coco",
         "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py",
-        _COCO,
+        write_coco_of_its_classes,
         "coco/bbox_mAP",
     ),
     Leaf(
         "mask2former/mask2former_ravlt-t{}_8xb2-lsj-50e_coco",
         "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
-        _COCO,
+        write_coco_of_its_classes,
         "coco/segm_mAP",
     ),
     Leaf(
         "mask2former/mask2former_ravlt-t{}_8xb2-lsj-50e_coco-panoptic",
         "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py",
-        _COCO,
+        write_coco_of_its_classes,
         "coco_panoptic/PQ",
     ),
     Leaf(
@@ -77,7 +77,7 @@ OVER_HOSTS = [
     Leaf(
         "rtmdet/rtmdet_l_ravlt-t{}_4xb32-100e_coco",
         "mmdet::rtmdet/rtmdet_l_swin_b_4xb32-100e_coco.py",
-        _COCO,
+        write_coco_of_its_classes,
         "coco/bbox_mAP",
     ),
 ]
