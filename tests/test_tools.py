@@ -1,5 +1,6 @@
 """The command lines, in processes of their own and in a foreign directory."""
 
+import math
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from helpers.tool_runs import (
     read_scalars,
     train,
 )
+from ravlt.training.config import read_safety
 from ravlt.weights.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -188,3 +190,13 @@ def test_a_host_config_gets_our_safety(tmp_path, shapes, config):
     assert len(list(work.glob(f"best_{metric.replace('/', '_')}_*.pth"))) == 1
     assert (work / "curves.png").exists()
     assert list(work.glob("*/vis_data/events.out.tfevents.*"))
+
+
+def test_safety_costs(tmp_path):
+    """Every switch of the config's ``safety`` has its line."""
+    line = ["--step", "ravlt_test", "--size", 64, 64, "--checkpoint", "ravlt_test"]
+    run = Run("analysis_tools/safety_costs.py", [*line, "--repeat", 2], tmp_path)
+    out = run.succeeded().out
+    for switch in read_safety(Config()):
+        (value,) = re.findall(rf"^{switch}: (-?\d\S*) ", out, re.M)
+        assert math.isfinite(float(value))

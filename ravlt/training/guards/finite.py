@@ -176,11 +176,14 @@ class StopOnNonFiniteHook(Hook):
 
 @HOOKS.register_module()
 class LossSpikeHook(Hook):
-    """Warns when the loss jumps far above what it has been.
+    """Log a warning when the loss is far above its running median.
+
+    mmengine has no such hook. It logs every loss as a number, so this one adds no wait
+    for the device.
 
     Args:
-        factor: Times the running median of the loss that begin a spike.
-        window: Iterations of that median; there is none in the first fifth of them.
+        factor: Ratio of loss and median from which a spike begins.
+        window: Iterations of the median; there is none in the first fifth of them.
     """
 
     def __init__(self, factor: float = 10.0, window: int = 100) -> None:
@@ -191,7 +194,7 @@ class LossSpikeHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
     ) -> None:
-        """Looks at the loss; only the first iteration of a spike is told."""
+        """Log the first iteration of a spike."""
         loss = _number((outputs or {}).get("loss", math.nan))
         if not math.isfinite(loss):
             return
