@@ -24,6 +24,7 @@ from .training.checkpoints import hook as _hook  # noqa: F401
 from .training.checkpoints.host_loading import read_own_checkpoints
 from .training.distributed import same_start as _same_start  # noqa: F401
 from .training.guards import finite as _finite  # noqa: F401
+from .training.guards import finite_steps as _finite_steps  # noqa: F401
 from .training.loops import train_loops as _train_loops  # noqa: F401
 from .version import __version__
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of bad numbers."""
+"""Fixtures of the tests of losses and weights that are not finite."""
 
 import warnings
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from ravlt.training.guards import finite
-from ravlt.training.guards.finite import FiniteAmpOptimWrapper
+from ravlt.training.guards import finite, finite_steps
+from ravlt.training.guards.finite_steps import FiniteAmpOptimWrapper
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines = []
-    monkeypatch.setattr(
-        finite, "print_log", lambda line, level, **_: lines.append((level, line))
-    )
+    for module in (finite, finite_steps):
+        monkeypatch.setattr(
+            module, "print_log", lambda line, level, **_: lines.append((level, line))
+        )
     return lines
 
 

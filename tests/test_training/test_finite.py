@@ -13,7 +13,7 @@ from torch import nn
 
 from helpers.toy_runs import BAD, Toy, batches, run, saved
 from ravlt.errors import RAVLTError
-from ravlt.training.guards.finite import FiniteOptimWrapper
+from ravlt.training.guards.finite_steps import FiniteOptimWrapper
 
 
 def equal(a, b) -> None:

@@ -1,125 +1,37 @@
-"""Numbers that are not finite: steps left out, runs that stop, losses that jump.
-
-``bad_losses=dict(skip=3)`` in a config lets our tools train through a bad batch; with
-the hosts' tools it is ``optim_wrapper=dict(type='FiniteOptimWrapper', skip=3, ...)``.
-"""
+"""Hooks that detect NaN and Inf in losses and weights, and spikes of the loss."""
 
 import logging
 import math
 import os
 import statistics
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import HOOKS, OPTIM_WRAPPERS
-from torch import Tensor, nn
+from mmengine.registry import HOOKS
+from torch import Tensor
 
 from ravlt.errors import RAVLTError
 
-_ADVICE = "lower the learning rate, clip gradients (optim_wrapper.clip_grad) or"
-_MIN_SCALE = 1.0  # below it, gradients overflow even as they are
+from .finite_steps import ADVICE, FiniteStepMixin
 
-
-class _StepsIfFinite:
-    """Of an optimizer wrapper: leaves out steps whose numbers are not finite.
-
-    Then weights, optimizer, and what the forward pass changed (the model's buffers, so
-    batch norms' statistics) are as if the batch had never been. All processes decide
-    together. The decision costs one small collective, and waits for the device where
-    ``clip_grad`` and loss scaling wait as well: between gradients and step.
-
-    Args:
-        *args: As of the wrapper.
-        skip: Steps in a row that may be left out.
-        **kwargs: As of the wrapper.
-
-    Raises:
-        RAVLTError: While training, if more steps in a row are bad.
-    """
-
-    def __init__(self, *args, skip: int = 3, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.skip = skip
-        self.skipped = 0  # in a row
-        self._bad: Tensor | None = None  # whether a loss of this step is not finite
-        self._model: nn.Module | None = None
-        self._buffers: dict[str, Tensor] = {}
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        if self._bad is None:  # of several passes whose gradients add up, the first
-            self._model = model
-            self._buffers = {k: v.clone() for k, v in model.named_buffers()}
-        with super().optim_context(model):
-            yield
-
-    def backward(self, loss: Tensor, **kwargs) -> None:
-        bad = ~loss.detach().isfinite()
-        self._bad = bad if self._bad is None else self._bad | bad
-        super().backward(loss, **kwargs)
-
-    def step(self, **kwargs) -> None:
-        if not self._is_bad():
-            self.skipped = 0
-            super().step(**kwargs)
-            return
-        self.skipped += 1
-        for name, buffer in self._model.named_buffers():
-            buffer.copy_(self._buffers[name])
-        what = (
-            f"The loss or a gradient is not finite at iteration "
-            f"{self.message_hub.get_info('iter', 0) + 1}"
-        )
-        if self.skipped > self.skip:
-            raise RAVLTError(
-                f"{what}, after {self.skip} skipped steps in a row, so training stops "
-                f"(weights are those before them); {_ADVICE} look at the data."
-            )
-        print_log(
-            f"{what}: skipped this step ({self.skipped} in a row, {self.skip} may be).",
-            logger="current",
-            level=logging.WARNING,
-        )
-
-    def _is_bad(self) -> bool:
-        bad, self._bad = self._bad.float(), None
-        # A loss scaler looks at gradients itself, and they may well overflow.
-        if not hasattr(self, "loss_scaler"):
-            parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, math.inf)  # measures only
-            bad = torch.maximum(bad, (~norm.isfinite()).float())
-        all_reduce(bad, "max")
-        return bool(bad)
-
-
-@OPTIM_WRAPPERS.register_module()
-class FiniteOptimWrapper(_StepsIfFinite, OptimWrapper):
-    __doc__ = _StepsIfFinite.__doc__
-
-
-@OPTIM_WRAPPERS.register_module()
-class FiniteAmpOptimWrapper(_StepsIfFinite, AmpOptimWrapper):
-    __doc__ = _StepsIfFinite.__doc__
+_MIN_SCALE = 1.0  # below it, gradients overflow even without scaling
 
 
 @HOOKS.register_module()
 class StopOnNonFiniteHook(Hook):
-    """Stops training at the first loss that is not finite, and if fp16 breaks down.
+    """Stop training at the first loss that is not finite, or when the loss scale falls.
 
-    mmengine logs every loss as a number in every iteration, so that the check costs
-    no synchronisation of its own. No checkpoint is written from broken weights. A
-    wrapper that leaves out bad steps stops by itself, when there are too many.
+    mmengine copies every loss to the host in every iteration, so the check adds no
+    synchronisation with the device. An optimizer wrapper that skips steps decides about
+    losses itself; then this hook checks the loss scale and the checkpoints only.
 
     Args:
-        check_weights: Whether the weights of every checkpoint are checked, before it is
-            written and after it is loaded.
+        check_weights: Check the weights of every checkpoint for NaN and Inf, before it
+            is written and after it is loaded.
     """
 
     priority = "NORMAL"  # before CheckpointHook
@@ -130,9 +42,9 @@ class StopOnNonFiniteHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: Mapping | None = None
     ) -> None:
-        """Raises RAVLTError if a loss term is infinite or NaN, or the scale fell."""
+        """Raise RAVLTError if a loss term is NaN or Inf, or the loss scale fell."""
         _check_scale(runner)
-        if isinstance(runner.optim_wrapper, _StepsIfFinite):
+        if isinstance(runner.optim_wrapper, FiniteStepMixin):
             return
         terms = {k: _number(v) for k, v in (outputs or {}).items() if "loss" in k}
         broken = {k: v for k, v in terms.items() if not math.isfinite(v)}
@@ -140,7 +52,7 @@ class StopOnNonFiniteHook(Hook):
             named = ", ".join(f"{k}={v}" for k, v in broken.items())
             raise RAVLTError(
                 f"The loss is not finite at iteration {runner.iter + 1} ({named}); "
-                f"{_last_checkpoint(runner)}; {_ADVICE} train without --amp."
+                f"{_last_checkpoint(runner)}; {ADVICE} train without --amp."
             )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -178,12 +90,13 @@ class StopOnNonFiniteHook(Hook):
 class LossSpikeHook(Hook):
     """Log a warning when the loss is far above its running median.
 
-    mmengine has no such hook. It logs every loss as a number, so this one adds no wait
-    for the device.
+    mmengine has no such hook. It copies every loss to the host in every iteration, so
+    this one adds no synchronisation with the device.
 
     Args:
-        factor: Ratio of loss and median from which a spike begins.
-        window: Iterations of the median; there is none in the first fifth of them.
+        factor: A loss above this multiple of the median is a spike.
+        window: Number of iterations for the median. No spike is reported before a fifth
+            of them.
     """
 
     def __init__(self, factor: float = 10.0, window: int = 100) -> None:
@@ -222,7 +135,7 @@ def _check_scale(runner) -> None:
         raise RAVLTError(
             f"The loss scale fell to {scaler.get_scale():.2g} by iteration "
             f"{runner.iter + 1}: gradients overflow in every step and weights no "
-            f"longer change; {_last_checkpoint(runner)}; {_ADVICE} use "
+            f"longer change; {_last_checkpoint(runner)}; {ADVICE} use "
             f"--amp-dtype bfloat16."
         )
 
