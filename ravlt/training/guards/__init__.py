@@ -1,1 +1,1 @@
-"""Guards: against losses that are not finite, and against SIGTERM."""
+"""Guards against losses that are not finite, wrong class counts and SIGTERM."""

@@ -15,8 +15,8 @@ from ravlt.config import find_datasets, is_segmentation, type_name
 from ravlt.data.check.dataset import build_bare
 from ravlt.errors import RAVLTError
 
-# Parts of a model with classes of their own: proposals (object or not), identities
-# of a tracker, annotations of stuff beside the boxes.
+# Parts of a model with classes of their own: proposals (object or background),
+# identities of a tracker, COCO-Stuff classes of HTC's semantic branch.
 _OWN_CLASSES = ("backbone", "reid", "rpn", "semantic_head")
 _BOUNDARY_HEAD = "STDCHead"  # boundary or not
 # mmdet's base class of data sets for detection. Data sets of videos have another one,
@@ -55,7 +55,7 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
 
 
 def _classes_of(dataset: BaseDataset, loader: str) -> dict[str, Sequence[str]]:
-    """Return the class names that each key of a head counts."""
+    """Return, for each key of a head, the class names whose number it holds."""
     meta = dataset.metainfo
     names = meta.get("classes") or ()
     if isinstance(names, str):
@@ -65,14 +65,15 @@ def _classes_of(dataset: BaseDataset, loader: str) -> dict[str, Sequence[str]]:
         )
     # Boxes and masks of a panoptic model are those of its things.
     things, stuff = meta.get("thing_classes", names), meta.get("stuff_classes", ())
-    if not {*things, *stuff} <= {*names}:  # left over from the class of the data set
+    # The names of a COCO panoptic data set stay if a config changes only `classes`.
+    if not {*things, *stuff} <= {*names}:
         return {}
     found = dict(num_classes=things, num_things_classes=things, num_stuff_classes=stuff)
     return {key: names for key, names in found.items() if names}
 
 
 def _compare(cfg: Config, key: str, names: Sequence[str], loader: str) -> None:
-    # One class of a segmentor is the foreground, by a sigmoid.
+    # A segmentor with one class predicts the foreground by a sigmoid.
     fitting = {len(names), 1} if is_segmentation(cfg) else {len(names)}
     counts = _find_counts(cfg.model, key)
     wrong = {path: count for path, count in counts if count not in fitting}
@@ -92,7 +93,7 @@ def _compare(cfg: Config, key: str, names: Sequence[str], loader: str) -> None:
 
 
 def _find_counts(node, key: str, path: str = "model") -> Iterator[tuple[str, int]]:
-    """Yield path and value of a key wherever it counts the classes of the data."""
+    """Yield path and value of a key wherever it is the number of the data's classes."""
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
             yield from _find_counts(item, key, f"{path}.{index}")
@@ -105,7 +106,7 @@ def _find_counts(node, key: str, path: str = "model") -> Iterator[tuple[str, int
 
 
 def _is_binary(head: Mapping) -> bool:
-    """Return whether a head separates two kinds of pixels, whatever the classes."""
+    """Return whether a head predicts foreground or background for any classes."""
     return (
         type_name(head) == _BOUNDARY_HEAD
         or bool(head.get("class_agnostic"))

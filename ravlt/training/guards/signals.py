@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers announce that a machine will be taken away."""
+"""Handle SIGTERM, which schedulers send before they take a machine away."""
 
 import os
 import signal
@@ -18,14 +18,17 @@ _received = False
 
 
 class Terminated(BaseException):
-    """Ends a run after SIGTERM; no Exception, so that no handler takes it for one."""
+    """Exception that ends a run after SIGTERM.
+
+    It derives from BaseException, so that ``except Exception`` does not catch it.
+    """
 
 
 @contextmanager
 def noticing_sigterm() -> Iterator[None]:
-    """Makes SIGTERM a request, see :func:`is_requested`, in place of the end.
+    """Record SIGTERM for :func:`is_requested` instead of ending the process.
 
-    For programs, not for libraries: it changes the process.
+    Only command lines use it, because it changes the signal handler of the process.
     """
     global _received
 
@@ -42,20 +45,21 @@ def noticing_sigterm() -> Iterator[None]:
 
 
 def is_requested() -> bool:
-    """Whether this process has had a SIGTERM."""
+    """Return whether this process has received SIGTERM."""
     return _received
 
 
 def is_agreed(iteration: int) -> bool:
     """Return whether the processes of a run stop after an iteration.
 
-    Each has its own SIGTERM at its own time, and one that stopped alone would leave
-    the others waiting. Several processes therefore ask each other, by one number on the
-    run's own process group, after every tenth iteration; a single one stops at once.
+    Processes receive SIGTERM at different times, and if one stopped alone, the others
+    would wait for it. Several processes therefore all-reduce one number over the run's
+    own process group after every tenth iteration. A single process stops at once.
+
+    All processes call this after each iteration.
 
     Args:
-        iteration: Number of iterations that are done. All processes call this after
-            each iteration.
+        iteration: Number of completed iterations.
     """
     if get_world_size() == 1:
         return is_requested()
@@ -67,32 +71,35 @@ def is_agreed(iteration: int) -> bool:
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Keep a loader's workers alive at a SIGTERM that goes to all processes at once.
+    """Keep a data loader's workers alive when all processes receive SIGTERM.
 
-    The main process would miss them and fail. They end with it, or when it says so.
-    Call this before the workers start.
+    Without them the main process fails before it saves a checkpoint. The workers still
+    end when the main process ends or sends SIGTERM. Call this before they start.
     """
     loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
 
-def _start_worker(also: Callable[[int], None] | None, worker_id: int) -> None:
+def _start_worker(init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(
+            target=_exit_when_terminated_by, args=(os.getppid(),), daemon=True
+        ).start()
     else:
-        # macOS does not tell the sender, so the first signal counts as the scheduler's.
-        # The main process sends more of them at its end to a worker that hangs.
+        # macOS does not report the sender, so the worker takes the first signal for
+        # the scheduler's and ignores it. If a worker hangs at the end, the main process
+        # sends more.
         signal.signal(signal.SIGTERM, _restore_default)
-    if also is not None:
-        also(worker_id)
+    if init_fn is not None:
+        init_fn(worker_id)
 
 
 def _restore_default(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _obey(parent: int) -> None:
-    """End the process at a SIGTERM of its parent, and of nobody else."""
+def _exit_when_terminated_by(parent: int) -> None:
+    """End the process when its parent sends SIGTERM; ignore that of other senders."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

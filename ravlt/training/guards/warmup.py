@@ -1,4 +1,4 @@
-"""A warm-up that takes much of the schedule, as recipes for large data do on small."""
+"""Warn of a warm-up that takes too much of a short schedule."""
 
 import logging
 from collections.abc import Iterator
