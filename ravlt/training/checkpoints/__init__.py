@@ -1,1 +1,1 @@
-"""When checkpoints are written, and which one a run resumes from."""
+"""Checkpoints: write them, choose one to resume from, check that they fit."""

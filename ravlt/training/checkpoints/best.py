@@ -1,4 +1,4 @@
-"""The metric that names the best checkpoint, as the evaluators' settings give it."""
+"""Choose the metric of the best checkpoint from the settings of the evaluators."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,16 +13,15 @@ from ravlt.config import find_class, find_evaluators
 def best_metric(cfg: Config) -> str | None:
     """Return the metric by which a run keeps its best checkpoint; greater is better.
 
-    It is the first metric of the first evaluator that is known. mmengine raises
-    KeyError at the first evaluation if ``save_best`` names a metric that the evaluators
-    do not return.
+    It is the first metric of the first known evaluator. mmengine raises KeyError at the
+    first evaluation if ``save_best`` names a metric that the evaluators do not return.
 
     Args:
         cfg: Config of mmdet or mmseg.
 
     Returns:
         The name with its prefix, e.g. ``'coco/segm_mAP'``; None if no evaluator is
-        known or returns anything.
+        known or none of them returns a metric.
     """
     names = (_name(evaluator, cfg) for evaluator in find_evaluators(cfg, "val"))
     return next((name for name in names if name), None)
@@ -32,7 +31,7 @@ def _name(evaluator: Mapping, cfg: Config) -> str | None:
     kind = find_class(evaluator, METRICS, cfg.get("default_scope"))
     if kind is None:
         return None
-    # A subclass with a constructor or metrics of its own may return other names.
+    # A subclass that overrides the constructor or the metrics may return other names.
     author = next(
         base for base in kind.__mro__ if {"__init__", "compute_metrics"} & {*vars(base)}
     )
@@ -68,7 +67,7 @@ def _first(names: str | list[str]) -> str:
     return names if isinstance(names, str) else names[0]
 
 
-# By the class that computes the metrics.
+# Keys are the classes that compute the metrics.
 _METRICS: dict[str, Callable[[Mapping], str | None]] = {
     "CocoMetric": partial(_choose_coco, precision="mAP", recall="AR@1000"),
     "LVISMetric": partial(_choose_coco, precision="AP", recall="AR@300"),

@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit the model is refused or reported in one line."""
+"""Refuse a checkpoint that does not fit the model, or report it in one line."""
 
 import logging
 
@@ -27,15 +27,15 @@ def add_fit_check(cfg: Config, strict: bool) -> None:
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Compare a checkpoint with the model before mmengine loads it.
+    """Hook that compares a checkpoint with the model before mmengine loads it.
 
-    mmengine loads what fits, lists every other tensor in the log and continues, also
-    where nothing fits.
+    mmengine loads the tensors that fit, lists all others in the log and continues, even
+    if no tensor fits.
 
     Args:
-        strict: Refuse any difference but a part, such as a mask head, that only the
-            file has. If False, log in one line what was not loaded, and refuse only a
-            file without any tensor of the model. A run that resumes is always strict.
+        strict: Refuse every difference except a part, such as a mask head, that only
+            the file has. If False, log in one line what was not loaded, and refuse only
+            a file without any tensor of the model. A run that resumes is always strict.
     """
 
     priority = "VERY_HIGH"  # before the hooks that use the checkpoint's tensors
@@ -44,7 +44,7 @@ class CheckpointFitHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Complete the checkpoint from the model, so that mmengine loads all of it.
+        """Check the checkpoint, and add the tensors that it lacks from the model.
 
         Raises:
             RAVLTError: If the checkpoint does not fit.

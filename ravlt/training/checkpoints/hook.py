@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and when an old one may go."""
+"""Hooks that write checkpoints safely and repeat a missed evaluation."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ INTERRUPTED = "interrupted.pth"
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """CheckpointHook that loses nothing to a machine that is taken away.
+    """CheckpointHook that keeps a usable checkpoint when a run is killed.
 
-    It deletes an old checkpoint only after the new one is written; mmengine deletes
-    first, so that a kill in between leaves nothing. At a SIGTERM (see
-    :func:`ravlt.training.guards.signals.noticing_sigterm`) it writes
+    It deletes an old checkpoint after the new one is written. mmengine deletes first,
+    so a kill in between leaves no checkpoint. At SIGTERM (see
+    :func:`ravlt.training.guards.signals.noticing_sigterm`) the hook writes
     ``interrupted.pth`` and ends the run; the next regular checkpoint removes that file.
-    Takes the same arguments.
+    It takes the arguments of CheckpointHook.
     """
 
     def before_train(self, runner) -> None:
@@ -38,7 +38,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend = _DeferredRemoval()
             if is_main_process():
                 remove_partial(self.out_dir)
-        # As if this run had written it: an evaluation brings it up to date.
+        # Then an evaluation also writes its best score into the resumed checkpoint.
         self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
         if runner.val_loop is not None:
             shield_workers(runner.val_loop.dataloader)
@@ -49,17 +49,17 @@ class SafeCheckpointHook(CheckpointHook):
             self._stop(runner, runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx: int, *args, **kwargs) -> None:
-        # Every process by itself: they may have different numbers of batches, and
-        # none needs another to write what training left, unless its state is sharded.
-        # Then they stop together in training, at the next agreement.
+        # Processes may have different numbers of batches, so each stops on its own.
+        # With a sharded state they have to save together; then they stop in training,
+        # at the next agreement.
         if is_requested() and not _saves_together(runner):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # the trained weights again
+                    hook.after_val_epoch(runner)  # swaps back the trained weights
             self._stop(runner, runner.iter)
 
     def after_val_epoch(self, runner, metrics) -> None:
-        # Told before the checkpoint is written anew with a best score.
+        # Set before the best score rewrites the checkpoint, which stores this value.
         runner.message_hub.update_info("evaluated", runner.iter)
         super().after_val_epoch(runner, metrics)
 
@@ -68,7 +68,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_replaced()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        # CocoMetric returns nothing if nothing is detected, while other evaluators do.
+        # CocoMetric returns no metric if the model detects no object.
         missing = set(getattr(self, "key_indicators", ())) - {"auto", *metrics}
         if missing:
             print_log(
@@ -82,7 +82,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_train(self, runner) -> None:
         super().after_train(runner)
-        if self.save_last:  # the last one may be of an earlier run
+        # If an earlier run wrote the last checkpoint, nothing has been removed yet.
+        if self.save_last:
             self._remove_interim()
             self._remove_replaced()
 
@@ -123,7 +124,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def saves_at_sigterm(runner) -> bool:
-    """Return whether a hook of the runner acts on the request that a SIGTERM makes."""
+    """Return whether a hook of the runner saves a checkpoint at SIGTERM."""
     return any(isinstance(hook, SafeCheckpointHook) for hook in runner.hooks)
 
 
@@ -135,15 +136,15 @@ def _saves_together(runner) -> bool:
 
 
 def _gather_shards(runner) -> None:
-    """Bring the state of a sharded optimizer to rank 0; all processes call this.
+    """Gather the state of a sharded optimizer in rank 0; all processes call this.
 
-    mmengine calls ``state_dict`` in rank 0 alone, where its ZeroRedundancyOptimizer
-    would wait for the shards of the others forever.
+    mmengine calls ``state_dict`` in rank 0 only, where its ZeroRedundancyOptimizer
+    waits for the shards of the other processes forever.
     """
     optimizer = _sharded_optimizer(runner)
     if optimizer is not None:
         type(optimizer).consolidate_state_dict(optimizer)
-        optimizer.consolidate_state_dict = lambda: None  # done, for all processes
+        optimizer.consolidate_state_dict = lambda: None  # already done
 
 
 def _sharded_optimizer(runner) -> ZeroRedundancyOptimizer | None:
@@ -152,37 +153,38 @@ def _sharded_optimizer(runner) -> ZeroRedundancyOptimizer | None:
 
 
 class _DeferredRemoval(LocalBackend):
-    """Remembers what to delete, and deletes it when asked."""
+    """File backend that deletes files only when :meth:`flush` is called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._doomed: list[str] = []
+        self._removed: list[str] = []
 
     def remove(self, filepath) -> None:
-        self._doomed.append(str(filepath))
+        self._removed.append(str(filepath))
 
     def flush(self, keep: set) -> None:
-        for path in self._doomed:
+        for path in self._removed:
             # A resumed run may have just written a file under the old name.
             if path in keep:
                 continue
             if os.path.isfile(path):
                 os.remove(path)
-        self._doomed.clear()
+        self._removed.clear()
 
 
 @HOOKS.register_module()
 class MissedEvaluationHook(Hook):
-    """Makes up for an evaluation that belongs to the checkpoint a run resumes from.
+    """Hook that runs the evaluation which the resumed checkpoint has missed.
 
-    A checkpoint is written before its evaluation; mmengine goes on after it, so that a
-    kill while evaluating would cost its metrics, and perhaps the best checkpoint.
+    A checkpoint is written before its evaluation, and mmengine resumes after that
+    evaluation. A kill while evaluating would lose the metrics, and perhaps the best
+    checkpoint.
     """
 
-    priority = "LOWEST"  # when all others are ready
+    priority = "LOWEST"  # after all other hooks have prepared
 
     def before_train(self, runner) -> None:
-        """Evaluates, if that is due and has not been done."""
+        """Evaluate if an evaluation is due and has not been done."""
         if (
             runner.iter > 0
             and runner.val_loop is not None

@@ -1,4 +1,4 @@
-"""mmengine's own checkpoints, read by the hosts' tools."""
+"""Let the hosts' tools read the checkpoints that mmengine writes."""
 
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
 
@@ -15,9 +15,9 @@ def read_own_checkpoints() -> None:
     """Let mmengine read local files that contain its history buffers.
 
     PyTorch 2.6 and later refuse unknown types by default, and mmengine 0.10.7 does not
-    declare the ones that it writes: the hosts' tools could neither test nor resume.
-    Everything else is loaded, or refused, as before. A loader that somebody else has
-    registered for local files stays.
+    allow the types that it writes, so the hosts' tools can neither test nor resume. All
+    other types are loaded or refused as before. If another package has registered a
+    loader for local files, that one stays.
     """
     if CheckpointLoader._schemes[""] is load_from_local:
         CheckpointLoader.register_scheme("", _load_from_local, force=True)

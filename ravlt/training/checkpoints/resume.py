@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that is intact."""
+"""Choose the checkpoint that a run resumes from: the newest intact one."""
 
 import logging
 import os
@@ -20,18 +20,18 @@ _CHECKPOINT = re.compile(rf"(epoch|iter)_.*\.pth|{re.escape(INTERRUPTED)}")
 def set_resume(cfg: Config, resume: str | None, checksums: bool = True) -> None:
     """Make a run continue an earlier one.
 
-    A config without a seed takes the earlier run's: it decides the order of the
-    images. In a run of several processes, that of rank 0 chooses for all.
+    A config without a seed gets that of the earlier run, because the seed decides the
+    order of the images. In a run of several processes rank 0 chooses for all.
 
     Args:
         cfg: Config with its ``work_dir``, changed in place.
         resume: None for a new run, ``'auto'`` for the newest intact checkpoint in the
             work directory (a new run if there is none at all), or a checkpoint.
-        checksums: Whether a checkpoint is compared with its checksums first.
+        checksums: Whether to verify the checksums of a checkpoint first.
 
     Raises:
-        RAVLTError: If the named checkpoint does not exist or is broken, or every one
-            in the work directory is.
+        RAVLTError: If the named checkpoint does not exist or is damaged, or if all
+            checkpoints in the work directory are damaged.
     """
     if resume is None:
         return
@@ -84,13 +84,13 @@ def _newest_intact(work_dir: str, checksums: bool) -> tuple[str | None, int | No
 
 
 def _candidates(work_dir: str) -> list[str]:
-    """The checkpoint that mmengine points to, then all others from the newest on."""
+    """Return the checkpoint that mmengine points to, then all others, newest first."""
     paths, folder = [], work_dir
     pointer = os.path.join(work_dir, "last_checkpoint")
     if os.path.isfile(pointer):
         with open(pointer) as file:
             path = file.read().strip()
-        # A kill may have left it empty.
+        # The file is empty if a kill interrupted its writing.
         if path.endswith(".pth") and os.path.exists(path):
             paths, folder = [path], os.path.dirname(path)
     if os.path.isdir(folder):
@@ -107,7 +107,7 @@ def _read_seed(path: str, checksums: bool) -> int | None:
     """Return the seed of the run that wrote a checkpoint.
 
     Raises:
-        RAVLTError: If it is broken, or nothing that a run can go on from.
+        RAVLTError: If it is damaged, or contains only weights.
     """
     if checksums:
         _check_sums(path)
@@ -120,18 +120,23 @@ def _read_seed(path: str, checksums: bool) -> int | None:
 
 
 def _check_sums(path: str) -> None:
-    """Compares the checksums (CRC-32) that a checkpoint has of each of its tensors.
+    """Verify the checksum (CRC-32) of each tensor in a checkpoint.
 
-    It is a zip archive; PyTorch writes them, but does not look at them when it loads.
+    A checkpoint is a zip archive. PyTorch writes the checksums but does not verify them
+    when it loads.
+
+    Raises:
+        RAVLTError: If a checksum does not match.
     """
     wrong = None
     try:
-        # One of an old PyTorch is none, and neither is a broken one: reading will tell.
+        # Files of PyTorch before 1.6 and truncated ones are no archives; loading them
+        # reports an error where there is one.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 changed = archive.testzip()
             wrong = changed and f"{changed} has changed"
-    # A broken archive can trip its reader in any way.
+    # The zip reader raises many types of exceptions for a damaged archive.
     except Exception as error:
         wrong = str(error) or type(error).__name__
     if wrong:
