@@ -1,8 +1,8 @@
-"""Training batches by number, so that a run can go on at any of them.
+"""Number the training batches, so that a run can resume at any of them.
 
-What is drawn at random for a batch depends on the run's seed and on the batch's number
-alone: neither on what was drawn before, nor on the process that loads it. A resumed
-run therefore sees what an uninterrupted one would have seen.
+The random numbers of a batch depend only on the run's seed, the rank and the number of
+the batch: neither on earlier random numbers, nor on the worker that loads it. A resumed
+run therefore trains on the same batches as an uninterrupted one.
 """
 
 import random
@@ -13,7 +13,7 @@ import torch
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# What randomness is for: the same number must not draw the same for both.
+# Purposes of random numbers: loading a batch and training on it draw different ones.
 LOADING, TRAINING = 0, 1
 
 
@@ -22,9 +22,9 @@ def set_random_state(purpose: int, seed: int, rank: int, number: int) -> None:
 
     Args:
         purpose: ``LOADING`` or ``TRAINING``.
-        seed: Of the run.
-        rank: Of the process that trains on the batch.
-        number: Of the batch, counted from the beginning of the run.
+        seed: Seed of the run.
+        rank: Rank of the process that trains on the batch.
+        number: Number of the batch, counted from the beginning of the run.
     """
     key = np.random.SeedSequence([purpose, seed, rank, number])
     words = key.generate_state(4)
@@ -34,27 +34,27 @@ def set_random_state(purpose: int, seed: int, rank: int, number: int) -> None:
 
 
 class Batch(list):
-    """Indices into the data set, with the batch's ``number`` in the run."""
+    """Indices into the data set, with the ``number`` of the batch in the run."""
 
     number: int
 
 
 class NumberedBatches(Sampler):
-    """A batch sampler that numbers its batches and begins at any of them.
+    """Batch sampler that numbers its batches and can begin at any of them.
 
     Args:
-        batches: PyTorch's or a host's batch sampler.
-        endless: Whether the next epoch follows without a pause, as training loops
-            that count iterations want it.
+        batches: Batch sampler of PyTorch or a host.
+        endless: Whether the next epoch follows at once, as training loops that count
+            iterations require.
     """
 
     def __init__(self, batches: Sampler, endless: bool) -> None:
         self.batches = batches
         self.endless = endless
-        self.sampler = batches.sampler  # mmengine tells it the epoch
-        self.batch_size = batches.batch_size  # --auto-scale-lr asks for it
-        self.drawn = 0  # number of the batch that is drawn next
-        self.start = 0  # earlier ones are passed over: their images are not loaded
+        self.sampler = batches.sampler  # mmengine calls its set_epoch
+        self.batch_size = batches.batch_size  # --auto-scale-lr reads it
+        self.drawn = 0  # number of the next batch
+        self.start = 0  # batches before it are skipped without loading
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,12 +76,12 @@ class NumberedBatches(Sampler):
 
 
 class _Loading:
-    """Stands for a data set's ``__getitems__``, which PyTorch calls with a batch."""
+    """Replacement of a data set's ``__getitems__`` that seeds each batch."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        self.rank = get_rank()  # a spawned worker has no process group to ask
+        self.rank = get_rank()  # a spawned worker has no process group
 
     def __call__(self, batch: Batch) -> list:
         set_random_state(LOADING, self.seed, self.rank, batch.number)
@@ -89,15 +89,16 @@ class _Loading:
 
 
 def number_batches(loader: DataLoader, seed: int, endless: bool) -> None:
-    """Numbers a loader's batches, and draws what is random in them by number.
+    """Number the batches of a data loader, and seed the loading of each by its number.
 
     Args:
-        loader: Of a training set; nothing has been loaded yet. Changed in place.
-        seed: Of the run.
+        loader: Data loader of a training set that has loaded nothing yet; changed in
+            place.
+        seed: Seed of the run.
         endless: See :class:`NumberedBatches`.
     """
-    # A loader refuses another sampler, since its own attributes tell of the first one;
-    # here they stay true.
+    # A loader refuses another batch sampler, because its attributes describe the first
+    # one. They remain valid here, since NumberedBatches only wraps it.
     object.__setattr__(
         loader, "batch_sampler", NumberedBatches(loader.batch_sampler, endless)
     )

@@ -1,8 +1,8 @@
-"""mmengine's training loops, which also go on in the middle of an epoch, exactly.
+"""mmengine's training loops with exact resuming, also in the middle of an epoch.
 
-Before each iteration they set the random state by its number, in the main process as
-for loading. So there is no state of a generator to save: not of any worker, and not of
-any other process of a distributed run.
+The loops seed the random generators before each iteration by its number, in the main
+process as in the workers. A checkpoint therefore needs no generator states of workers
+or of the processes of a distributed run.
 """
 
 from mmengine.registry import LOOPS
@@ -15,10 +15,10 @@ from .batches import TRAINING, number_batches, set_random_state
 
 @LOOPS.register_module()
 class SafeIterBasedTrainLoop(IterBasedTrainLoop):
-    """IterBasedTrainLoop that resumes exactly, and without loading what is past.
+    """IterBasedTrainLoop that resumes exactly, without loading earlier batches again.
 
-    mmengine loads every batch again that had been trained on, which after days takes
-    hours. Takes the same arguments.
+    mmengine loads all batches that the earlier run trained on, which takes hours after
+    days of training. Takes the arguments of IterBasedTrainLoop.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
@@ -31,11 +31,13 @@ class SafeIterBasedTrainLoop(IterBasedTrainLoop):
         if self._iter:
             batches = self.dataloader.batch_sampler
             batches.start = self._iter
-            # Workers load ahead, and have begun before the checkpoint was read.
+            # Workers load ahead and have begun with batch 0, before the checkpoint was
+            # read; discard these batches.
             for _ in range(min(batches.drawn, self._iter)):
                 next(self.dataloader_iterator)
-            self.dataloader_iterator = _InPlace(self.dataloader_iterator, self._iter)
-            self.fast_forward_on_resume = False  # a short cut of the forks, inexact
+            self.dataloader_iterator = _Resumed(self.dataloader_iterator, self._iter)
+            # This shortcut of mmengine's forks does not resume exactly.
+            self.fast_forward_on_resume = False
         return super().run()
 
     def run_iter(self, data_batch) -> None:
@@ -44,7 +46,7 @@ class SafeIterBasedTrainLoop(IterBasedTrainLoop):
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether an evaluation belongs between the last iteration and the next."""
+        """Whether an evaluation is due before the next iteration."""
         self._decide_current_val_interval()
         return self._iter >= self.val_begin and (
             self._iter % self.val_interval == 0 or self._iter == self._max_iters
@@ -55,7 +57,7 @@ class SafeIterBasedTrainLoop(IterBasedTrainLoop):
 class SafeEpochBasedTrainLoop(EpochBasedTrainLoop):
     """EpochBasedTrainLoop that also resumes within an epoch.
 
-    Takes the same arguments.
+    Takes the arguments of EpochBasedTrainLoop.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
@@ -63,12 +65,12 @@ class SafeEpochBasedTrainLoop(EpochBasedTrainLoop):
         number_batches(self.dataloader, runner.seed, endless=False)
         shield_workers(self.dataloader)
         super().__init__(runner, self.dataloader, *args, **kwargs)
-        self._passed = 0  # batches of this epoch that an earlier run trained on
+        self._passed = 0  # batches of this epoch that the earlier run trained on
 
     def run_epoch(self) -> None:
         length = len(self.dataloader)
         passed = self._iter - self._epoch * length
-        # Otherwise the batch size has changed, and the epoch begins anew.
+        # Outside this range the batch size has changed; then restart the epoch.
         self._passed = passed if 0 <= passed <= length else 0
         batches = self.dataloader.batch_sampler
         batches.drawn, batches.start = self._iter - self._passed, self._iter
@@ -80,7 +82,7 @@ class SafeEpochBasedTrainLoop(EpochBasedTrainLoop):
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether an evaluation belongs between the last epoch and the next."""
+        """Whether an evaluation is due before the next epoch."""
         self._decide_current_val_interval()
         return (
             self._iter == self._epoch * len(self.dataloader)
@@ -91,11 +93,11 @@ class SafeEpochBasedTrainLoop(EpochBasedTrainLoop):
         )
 
 
-class _InPlace:
-    """A loader's iterator that stands where it should.
+class _Resumed:
+    """Iterator of a data loader that is already at the batch to resume from.
 
-    Passing over what is past, which mmengine does batch by batch and its fork by
-    ``skip_iter``, then does nothing.
+    mmengine skips earlier batches by calling ``next``, and its fork by ``skip_iter``.
+    Here neither loads a batch.
     """
 
     def __init__(self, iterator, passed: int) -> None:
