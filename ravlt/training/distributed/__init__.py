@@ -1,1 +1,1 @@
-"""Runs of several processes."""
+"""Runs with several processes."""

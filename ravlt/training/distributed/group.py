@@ -1,4 +1,4 @@
-"""The process group of a run, made before mmengine's runner would make it."""
+"""Create the process group of a run before mmengine's runner is built."""
 
 from datetime import timedelta
 
@@ -10,10 +10,10 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 
 def join_processes(cfg: Config) -> None:
-    """Join the processes that a launcher started; mmengine takes the group it finds.
+    """Create the process group of a launcher's processes, which mmengine then uses.
 
-    Without an accelerator the processes of torchrun are joined by gloo, where mmengine
-    asks for CUDA. A config with a ``strategy`` joins its processes when that is built.
+    Without an accelerator the processes of torchrun use gloo, since mmengine requires
+    CUDA. If a config has a ``strategy``, mmengine creates the group with the strategy.
 
     Args:
         cfg: Config with its ``launcher``, changed in place.
@@ -25,14 +25,14 @@ def join_processes(cfg: Config) -> None:
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         _join_by_gloo(cfg, settings.get("timeout"))
     elif not cfg.get("strategy"):
-        # First, as in mmengine's runner: init_dist otherwise sets a start method.
+        # Before init_dist, as in mmengine's runner; it otherwise sets a start method.
         set_multi_processing(**env.get("mp_cfg") or {}, distributed=True)
         init_dist(cfg.launcher, **settings)
 
 
 def _join_by_gloo(cfg: Config, seconds: float | None) -> None:
     dist.init_process_group("gloo", timeout=seconds and timedelta(seconds=seconds))
-    # As mmengine's own wrapper, but there is no device to name.
+    # The settings of mmengine's default wrapper, without a device id.
     wrapper = dict(
         type="MMDistributedDataParallel",
         broadcast_buffers=False,

@@ -1,4 +1,4 @@
-"""What has to be checked and downloaded once, before the processes build anything."""
+"""Check data and download weights once, before the processes build anything."""
 
 from collections.abc import Iterator
 
@@ -13,15 +13,15 @@ from .rank_zero import on_rank_zero
 
 
 def check_data_once(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Check the data, and heads against it, in the process of rank 0.
+    """Check the data and the class counts of the heads in the process of rank 0.
 
     Args:
-        cfg: Config of mmdet or mmseg; all processes get the same ``ann_file`` of each
-            dataset.
-        loaders: Which dataloaders will be used.
+        cfg: Config of mmdet or mmseg, changed in place: all processes get the same
+            ``ann_file`` of each dataset.
+        loaders: Names of the dataloaders that will be used.
 
     Raises:
-        RAVLTError: As of :func:`ravlt.data.check.run.check_data` and
+        RAVLTError: As in :func:`ravlt.data.check.run.check_data` and
             :func:`ravlt.training.guards.classes.check_classes`, in all processes.
     """
 
@@ -39,8 +39,8 @@ def check_data_once(cfg: Config, loaders: tuple[str, ...]) -> None:
 def fetch_weights(cfg: Config) -> None:
     """Download the pretrained weights of a training run in the process of rank 0.
 
-    They are also read once, so that a file that cannot be loaded stops the run before
-    anything is built. Machines without a disk in common download when they load.
+    Rank 0 also reads each file, so that one that cannot be loaded stops the run before
+    anything is built. Machines without a shared disk download when they load.
 
     Args:
         cfg: Config of mmdet or mmseg.
@@ -65,7 +65,7 @@ def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
 
 
 def _find_checkpoints(config) -> Iterator:
-    """Yield what a model's config, at any depth, names ``checkpoint`` (of init_cfg)."""
+    """Yield each value of a key ``checkpoint`` (of init_cfg) in a model's config."""
     if isinstance(config, dict):
         if "checkpoint" in config:
             yield config["checkpoint"]

@@ -58,7 +58,7 @@ def _start(function: Callable[[], Result]) -> Future:
 
 
 def _outcome(future: Future) -> tuple:
-    """Return the message of an error, or None, and the result."""
+    """Return the message of a finished call's error, or None, and its result."""
     error = future.exception()
     if error is None:
         return None, future.result()

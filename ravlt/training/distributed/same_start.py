@@ -1,4 +1,4 @@
-"""The check that all processes of a run begin with the same state."""
+"""Check that all processes of a run begin with the same state."""
 
 import zlib
 
@@ -14,10 +14,11 @@ from ravlt.errors import RAVLTError
 
 @HOOKS.register_module()
 class SameStartHook(Hook):
-    """Stop a run whose processes loaded different weights or iterations.
+    """Hook that stops a run whose processes loaded different weights or iterations.
 
-    Each process reads the checkpoint itself, and DDP copies weights only before that:
-    a machine with another file under the same name would split the run in silence.
+    Each process reads the checkpoint itself, after DDP has copied the weights of rank
+    0. If a machine has another file under the same name, the weights of its processes
+    silently differ.
     """
 
     priority = "HIGHEST"  # before other hooks communicate
