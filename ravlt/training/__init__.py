@@ -1,1 +1,1 @@
-"""Training runs: command lines, and what protects and records a run."""
+"""Training runs: command lines, and hooks that protect and record a run."""

@@ -1,4 +1,4 @@
-"""Whether a run has the batch size and the learning rate of its recipe."""
+"""Report the batch size and the learning rate of a run beside its recipe's."""
 
 import logging
 import math
@@ -11,11 +11,11 @@ from mmengine.logging import print_log
 def report_batch_size(cfg: Config) -> None:
     """Log the batch size and the learning rate of a run beside its recipe's.
 
-    The recipe's batch size is ``auto_scale_lr.base_batch_size``; without it nothing is
-    logged. A learning rate that is not in proportion is a warning.
+    The recipe's batch size is ``auto_scale_lr.base_batch_size``. Nothing is logged
+    without it. A learning rate that is not proportional to the batch is a warning.
 
     Args:
-        cfg: Config of mmdet or mmseg. Processes have joined their group.
+        cfg: Config of mmdet or mmseg; the process group exists already.
     """
     scaling = cfg.get("auto_scale_lr") or {}
     base = scaling.get("base_batch_size")

@@ -1,4 +1,4 @@
-"""What the command lines share: arguments in the hosts' dialect, one-line errors."""
+"""Shared code of the command lines: arguments in the hosts' style, one-line errors."""
 
 import argparse
 import gc
@@ -28,21 +28,22 @@ def run_cli(
     main: Callable[[], None],
     remedy: str = "continue with --resume and the same --work-dir",
 ) -> None:
-    """Runs a program; what a user can mend is one line and exit status 1.
+    """Run a program and report errors that a user can fix in one line.
 
-    A run that SIGTERM ended exits with 143, and also says so in one line.
+    The exit status is then 1. A run that SIGTERM ended also reports this in one line,
+    and its exit status is 143.
 
     Args:
-        main: The program, without arguments.
-        remedy: What to do after an interruption.
+        main: Function that takes no arguments.
+        remedy: Advice printed after Ctrl-C.
     """
     problems = find_problems()
     if problems:
         sys.exit("\n".join(f"error: {problem}" for problem in problems))
-    if _is_first_process():  # all would say the same
+    if _is_first_process():  # the warnings of all processes are the same
         for warning in find_warnings():
             print(f"warning: {warning}", file=sys.stderr)
-    # mmengine imports it, and setuptools from 80.9 on warns each time.
+    # mmengine imports pkg_resources, and setuptools warns of that from 80.9 on.
     warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
     use_safe_loading()
     use_atomic_writes()
@@ -54,7 +55,7 @@ def run_cli(
         print(stop, file=sys.stderr)
         sys.exit(EXIT_STATUS)
     except RAVLTError as error:
-        # A data loader's worker wraps the message in a traceback: the last line is it.
+        # A data loader's worker puts a traceback before the message; use its last line.
         line = str(error).strip().splitlines()[-1]
         sys.exit(f"error: {line.rpartition('RAVLTError: ')[2]}")
     except BaseException as error:
@@ -63,7 +64,7 @@ def run_cli(
             sys.exit(f"error: {refusal}")
         explanation = explain(error)
         if explanation:
-            # Our own mistake could raise the same, so the log keeps where it came from.
+            # A bug in this package may raise the same error: log the traceback, too.
             trace = "".join(traceback.format_exception(error))
             print_log(trace, logger="current", level=logging.ERROR)
             sys.exit(f"error: {explanation}")
@@ -79,7 +80,7 @@ def _is_first_process() -> bool:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the config, and what to change in it.
+    """Add the arguments for a config and for changes of its keys.
 
     Args:
         parser: Parser to extend.
@@ -95,7 +96,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that training and testing share.
+    """Add the arguments that training and testing share.
 
     Args:
         parser: Parser to extend.
@@ -119,9 +120,9 @@ def use_data_root(
 
     Args:
         cfg: A config that was read from a file, changed in place.
-        args: Its ``data_root`` is the folder. Without it, and if no option sets a
-            ``data_root`` either, the folder is what the earlier run recorded.
-        folder: Work directory of the earlier run; the config's if left out.
+        args: Parsed arguments. If ``data_root`` is None and no option sets one, the
+            folder that the earlier run recorded is used.
+        folder: Work directory of the earlier run; None uses that of the config.
     """
     root, options = args.data_root, getattr(args, "cfg_options", None) or {}
     if root is None and not any(key.endswith("data_root") for key in options):
@@ -136,13 +137,13 @@ def use_data_root(
 
 
 def read_run_config(args: argparse.Namespace, checkpoint: str | None = None) -> Config:
-    """Reads the config that the shared arguments describe.
+    """Read the config that the shared arguments describe.
 
     Args:
-        args: What :func:`add_run_arguments` parsed.
-        checkpoint: Checkpoint of the run that this one continues, whose data it uses
-            without ``--data-root``; ``'auto'`` is one in the work directory, None
-            begins a new run.
+        args: Parsed arguments of :func:`add_run_arguments`.
+        checkpoint: Checkpoint of an earlier run, whose data this run uses without
+            ``--data-root``; ``'auto'`` for one in the work directory, None for a new
+            run.
 
     Returns:
         The config, with ``launcher`` and ``work_dir`` set (command line over config
@@ -172,16 +173,16 @@ def _work_dir(cfg: Config) -> str:
 
 
 def _leave_group() -> None:
-    # mmengine leaves the group open, and a process that ends with its threads running
-    # may abort. First goes what else holds the group: freed after it, a model may wait
-    # for a thread that waits for Python's lock.
+    # mmengine leaves the group open, and a process that ends while the group's threads
+    # run may abort. Collect models that hold the group first: if one is freed after the
+    # group, it may wait for a thread that waits for Python's lock.
     if dist.is_available() and dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Tells Ctrl-C, also where a bare except of the hosts made another error of it."""
+    """Return whether Ctrl-C caused an error, even if a bare except replaced it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
@@ -196,7 +197,7 @@ def _check_scope(cfg: Config) -> None:
 
 
 def _import_ravlt(cfg: Config) -> None:
-    """Makes the config that a run leaves behind work in the hosts' own tools, too."""
+    """Import ravlt in the config of a run, so that the hosts' own tools can use it."""
     custom = cfg.get("custom_imports") or {}
     imports = custom.get("imports") or []
     imports = [imports] if isinstance(imports, str) else list(imports)

@@ -1,4 +1,4 @@
-"""What a run of our tools adds to a config, ours or the hosts'."""
+"""Add hooks, loops and optimizer wrappers to the config of a run."""
 
 import importlib.util
 import logging
@@ -14,19 +14,19 @@ from ravlt.training.checkpoints.best import best_metric
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
-# What costs time, each measured in docs/reliability.md.
+# Each of these costs time, as docs/reliability.md measures.
 _SAFETY = dict(exact_resume=True, checksums=True, finite_weights=True, sync_files=True)
 
 
 def read_safety(cfg: Config) -> dict[str, bool]:
     """Return the switches of a config's ``safety``, such as ``dict(checksums=False)``.
 
-    ``exact_resume`` seeds every batch, ``checksums`` reads a checkpoint to its end
-    before a run resumes from it, ``finite_weights`` checks the weights of every
-    checkpoint, ``sync_files`` waits until files are on the disk.
+    ``exact_resume`` seeds every batch, ``checksums`` verifies a checkpoint before a run
+    resumes from it, ``finite_weights`` checks the weights of every checkpoint for NaN
+    and Inf, ``sync_files`` waits until files are on the disk.
 
     Raises:
-        RAVLTError: If there is no such switch.
+        RAVLTError: If the config names an unknown switch.
     """
     chosen = cfg.get("safety") or {}
     unknown = chosen.keys() - _SAFETY.keys()
@@ -38,16 +38,16 @@ def read_safety(cfg: Config) -> dict[str, bool]:
 
 
 def add_safety(cfg: Config) -> None:
-    """Add what protects a run: checkpoints, finite losses, exact loops.
+    """Add hooks and loops that protect a run: checkpoints, finite losses, exact resume.
 
-    Only what the config leaves open is filled in.
+    Settings of the config stay as they are.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
     """
     safety = read_safety(cfg)
     remove_verification(cfg)
-    # Not setdefault, which gives back another dict than the one that it stores.
+    # Not setdefault, which returns another dict than the one that it stores.
     if not cfg.get("default_hooks"):
         cfg.default_hooks = {}
     if "checkpoint" not in cfg.default_hooks:
@@ -73,7 +73,7 @@ def add_safety(cfg: Config) -> None:
 
 
 def add_curves(cfg: Config) -> None:
-    """Adds a picture of the curves and TensorBoard scalars to a training run.
+    """Add a plot of the curves and TensorBoard scalars to a training run.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
@@ -81,7 +81,7 @@ def add_curves(cfg: Config) -> None:
     train_cfg = cfg.get("train_cfg") or {}
     logger = (cfg.get("default_hooks") or {}).get("logger")
     if logger and type_name(train_cfg).endswith("IterBasedTrainLoop"):
-        # Or every evaluation is written as one of epoch 0.
+        # Otherwise every evaluation is logged as epoch 0.
         logger.setdefault("log_metric_by_epoch", False)
     _add(cfg, "custom_hooks", dict(type="CurveHook"))
     if not cfg.get("visualizer"):
@@ -97,16 +97,17 @@ def add_curves(cfg: Config) -> None:
 
 
 def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:
-    """Turns on mixed precision, or turns it off where no accelerator can run it.
+    """Turn on mixed precision, or turn it off if there is no GPU.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
-        amp: Whether it was asked for on the command line.
-        dtype: ``'float16'`` or ``'bfloat16'``; None leaves it to the config, and to
-            PyTorch (float16) if that does not say either.
+        amp: Whether the command line requests mixed precision.
+        dtype: ``'float16'`` or ``'bfloat16'``; None uses the config's dtype, or
+            PyTorch's default (float16).
 
     Raises:
-        RAVLTError: If it was asked for and cannot be had.
+        RAVLTError: If mixed precision is requested, but there is no GPU or the
+            optimizer wrapper is of another type.
     """
     wrapper = cfg.optim_wrapper
     finite, kind = _wrapper_kind(cfg)
@@ -137,16 +138,17 @@ def set_precision(cfg: Config, amp: bool, dtype: str | None = None) -> None:
 
 
 def set_bad_losses(cfg: Config) -> None:
-    """Lets a run leave out steps whose loss is not finite, if its config says so.
+    """Select the optimizer wrapper that skips steps, if the config has ``bad_losses``.
 
-    ``bad_losses=dict(skip=3)`` leaves out up to three in a row; without it the first
-    one stops the run.
+    ``bad_losses=dict(skip=3)`` skips up to three consecutive steps whose loss is not
+    finite. Without it the first such loss stops the run.
 
     Args:
-        cfg: Config of mmdet or mmseg, changed in place; its precision is set.
+        cfg: Config of mmdet or mmseg, changed in place, after :func:`set_precision`.
 
     Raises:
-        RAVLTError: If that makes no sense, or the optimizer wrapper is another one.
+        RAVLTError: If the setting is invalid, or the optimizer wrapper is of another
+            type.
     """
     bad_losses = cfg.get("bad_losses")
     if bad_losses is None:
@@ -166,7 +168,7 @@ def set_bad_losses(cfg: Config) -> None:
 
 
 def _wrapper_kind(cfg: Config) -> tuple[str, str]:
-    """'Finite' if the optimizer wrapper leaves out bad steps, and what it is else."""
+    """Split the optimizer wrapper's type into 'Finite', or '', and the base type."""
     kind = type_name(cfg.optim_wrapper) or _WRAPPERS[0]
     base = kind.removeprefix("Finite")
     return kind.removesuffix(base), base

@@ -1,4 +1,4 @@
-"""The hook that draws the curves of a run."""
+"""Hook that plots the losses and metrics of a run."""
 
 import math
 import os
@@ -9,10 +9,10 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class CurveHook(Hook):
-    """Draws losses and metrics of the run so far into ``curves.png``.
+    """Hook that plots losses and metrics of the run so far in ``curves.png``.
 
     Args:
-        filename: Name of the picture in the work directory.
+        filename: Name of the file in the work directory.
     """
 
     priority = "VERY_LOW"  # after everything that logs
@@ -21,23 +21,23 @@ class CurveHook(Hook):
         self.filename = filename
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Redraws the picture."""
+        """Plot the curves again."""
         self._draw(runner)
 
     def after_train(self, runner) -> None:
-        """Draws the final picture."""
+        """Plot the final curves."""
         self._draw(runner)
 
     def _draw(self, runner) -> None:
         if runner.rank != 0:
             return
-        # Heavy, and only needed here.
+        # Imported here, because matplotlib is slow to import.
         from matplotlib import color_sequences, cycler
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(11, 4), layout="constrained")
         losses, metrics = figure.subplots(1, 2)
-        # A detector has 12 metrics, DINO 39 losses: 10 colours, then other dashes.
+        # A detector has 12 metrics and DINO 39 losses, so vary colours and dashes.
         lines = cycler(linestyle=["-", "--", ":", "-."])
         lines *= cycler(color=color_sequences["tab10"])
         for axes in (losses, metrics):
@@ -49,7 +49,7 @@ class CurveHook(Hook):
                 smooth = _running_mean(values)
                 first = runner.iter - len(values) + 1
                 losses.plot(range(first, first + len(smooth)), smooth, label=label)
-            # COCO gives -1 where there is nothing to measure.
+            # COCO returns -1 if there is no object to measure.
             elif (
                 split == "val" and "time" not in label and max(values, default=-1) >= 0
             ):
@@ -66,9 +66,10 @@ class CurveHook(Hook):
 
 
 def _running_mean(values, share: float = 0.02) -> list[float]:
-    """Exponential running mean over about `share` of the run, unbiased at the start.
+    """Return the exponential running mean over about `share` of the run.
 
-    A value that is not finite (of a step that was left out) is passed over.
+    It is unbiased at the start. Values that are not finite, as of skipped steps, are
+    ignored.
     """
     decay = 1 - 1 / max(1.0, share * len(values))
     mean, weight, smooth = 0.0, 0.0, []

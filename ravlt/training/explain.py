@@ -16,7 +16,7 @@ _SMALLER = (
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the cause of an error and what to do in one sentence.
+    """Return the cause of an error and its remedy in one sentence.
 
     Args:
         error: Any error; a data loader's worker may have raised it.

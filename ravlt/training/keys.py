@@ -1,4 +1,4 @@
-"""Misspelled keys of a config: warnings before a run, and errors of constructors."""
+"""Report misspelled keys of a config: before a run, and in errors of constructors."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from types import FrameType
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-# Besides the runner's arguments, what mmengine, the hosts' tools and ours read.
+# Top-level keys that mmengine, the hosts' tools and this package read.
 _KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"} | {
     "activation_checkpointing",
     "bad_images",
@@ -25,14 +25,14 @@ _KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"} | {
     "sync_bn",
     "tta_model",
 }
-# Most configs have a variable test_pipeline, which is no misspelled tta_pipeline.
+# Not suggested, because most configs have a variable test_pipeline, which is similar.
 _READ = _KNOWN | {"tta_pipeline"}
-# Configs have variables of their own, such as conv_cfg, which has 0.80 with env_cfg.
+# Variables of configs, such as conv_cfg, resemble keys: 0.80 with env_cfg.
 _SIMILARITY = 0.85
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _UNEXPECTED = re.compile(r"\(\) got an unexpected keyword argument '(\w+)'")
-# Functions of mmengine that call a class with a part of the config: the names of
-# their variables for both.
+# Functions of mmengine that build a class from a part of the config, with the names of
+# their variables for the class and for the part.
 _BUILDERS = {
     "build_from_cfg": ("obj_cls", "args"),
     "build_scheduler_from_cfg": ("scheduler_cls", "args"),
@@ -43,12 +43,12 @@ _BUILDERS = {
 def find_typos(cfg: Config, options: Iterable[str]) -> Iterator[str]:
     """Yield a warning for each key that nothing reads.
 
-    In a file only keys that resemble a known one count, since others are variables.
-    Arguments of constructors are left to :func:`explain_argument`.
+    Other keys of a file may be its variables, so only keys that resemble a known one
+    are reported. :func:`explain_argument` reports arguments of constructors.
 
     Args:
-        cfg: The config as it was read.
-        options: Dotted keys that ``--cfg-options`` will set in it.
+        cfg: Config, before the options change it.
+        options: Dotted keys of ``--cfg-options``.
     """
     for key in cfg:
         known = None if key in _READ else _similar(key, _KNOWN)
@@ -74,7 +74,7 @@ def _correct(cfg: Config, option: str) -> str | None:
             node = node[int(part)] if int(part) < len(node) else None
         elif isinstance(node, Mapping) and part in node:
             node = node[part]
-        # A part with a type is built, and its constructor knows its arguments.
+        # If a part has a type, its constructor checks the arguments.
         elif isinstance(node, Mapping) and "type" not in node:
             others = node if index else _KNOWN
             known = None if part in others else _similar(part, others)
@@ -85,7 +85,7 @@ def _correct(cfg: Config, option: str) -> str | None:
 
 
 def _similar(key: str, known: Iterable[str]) -> str | None:
-    # Whoever puts something before or after a name means a variable: data_root_07.
+    # A known name with a prefix or suffix is a variable, such as data_root_07.
     others = [name for name in known if name not in key]
     return next(iter(get_close_matches(key, others, 1, _SIMILARITY)), None)
 
@@ -95,10 +95,10 @@ def _warning(key: str, known: str) -> str:
 
 
 def explain_argument(error: BaseException) -> str | None:
-    """Explain an argument of a config that the constructor it is for does not take.
+    """Explain an error about an argument in a config that a constructor does not take.
 
     Args:
-        error: What ended the program.
+        error: Error that ended the program.
 
     Returns:
         One sentence, or None for any other error.
@@ -114,7 +114,7 @@ def explain_argument(error: BaseException) -> str | None:
         kind, arguments = (variables.get(name) for name in names)
         if found[1] in (arguments or {}):
             return _sentence(kind, found[1])
-    return None  # an argument that code passes, not the config
+    return None  # code passes the argument, not the config
 
 
 def _sentence(kind: type, argument: str) -> str:
@@ -125,14 +125,14 @@ def _sentence(kind: type, argument: str) -> str:
 
 
 def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
-    """Yield the frames of an error, and after them those of the one it replaced."""
+    """Yield the frames of an error, then those of the error that it replaced."""
     yield from traceback.walk_tb(error.__traceback__)
     if error.__context__ is not None:
         yield from _frames(error.__context__)
 
 
 def _arguments(kind: type) -> list[str]:
-    """Return the names of a constructor's arguments, also where classes pass on."""
+    """Return a constructor's arguments, with those that it passes to base classes."""
     names: dict[str, None] = {}
     for base in inspect.getmro(kind):
         if "__init__" not in vars(base):

@@ -1,4 +1,4 @@
-"""A hook that logs effective ranks of attention during training."""
+"""Hook that logs effective ranks of attention during training."""
 
 import contextlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The start of a run: a few lines on the console, all details in the log file."""
+"""Start a run with a summary on the console and all details in the log file."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,14 @@ from ravlt.training.guards.warmup import warn_of_long_warmup
 
 
 def check_backbones(cfg: Config) -> None:
-    """Build each RAVLT of a model without memory, so that a wrong argument fails first.
+    """Build each RAVLT of a model on the meta device to check its arguments.
 
     Args:
         cfg: Config of mmdet or mmseg.
 
     Raises:
         RAVLTError: If an argument is wrong.
-        TypeError: If there is no such argument.
+        TypeError: If an argument is unknown.
     """
     for part in _parts(cfg.model):
         if type_name(part) == "RAVLT":
@@ -35,7 +35,7 @@ def check_backbones(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config; its start is short unless it is one of the user's.
+    """Build the runner of a config, with a short start unless it sets ``runner_type``.
 
     Args:
         cfg: Config of mmdet or mmseg.
@@ -46,10 +46,10 @@ def build_runner(cfg: Config) -> Runner:
 
 
 class ShortStartRunner(Runner):
-    """Runner that logs its start to the log file alone, but for warnings and errors.
+    """Runner that logs its start to the log file; the console shows only a summary.
 
-    Before the first batch it logs a summary, and from then on everything, to the
-    console as well. Takes the same arguments.
+    Until the summary, before the first batch, the console shows warnings and errors
+    only. After it, the console shows everything. Takes the arguments of Runner.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -57,7 +57,7 @@ class ShortStartRunner(Runner):
         self.register_hook(_StartHook(self._gate))
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Build the logger, and close its way to the console."""
+        """Build the logger, and hold back its messages from the console."""
         logger = super().build_logger(*args, **kwargs)
         self._gate = _Gate()
         for handler in logger.handlers:
@@ -67,7 +67,7 @@ class ShortStartRunner(Runner):
 
 
 class _Gate(logging.Filter):
-    """Filter that lets only warnings and errors pass until it is opened."""
+    """Log filter that drops messages below a warning until it is opened."""
 
     is_open = False
 
@@ -76,7 +76,7 @@ class _Gate(logging.Filter):
 
 
 class _StartHook(Hook):
-    """Logs the summary of a run. No part of the config that the run leaves behind."""
+    """Hook that logs the summary of a run; not part of the config that a run writes."""
 
     priority = "VERY_HIGH"
 
@@ -103,7 +103,7 @@ def _summarize_training(runner: Runner) -> Iterator[str]:
     loop = runner.train_loop
     each, ranks = runner.cfg.train_dataloader.get("batch_size", 1), get_world_size()
     batch = f"{each} images" if ranks == 1 else f"{ranks} x {each} images"
-    # A loop by iterations counts one epoch.
+    # Loops that count iterations have max_epochs=1.
     epochs = f"{loop.max_epochs} epochs, " if loop.max_epochs > 1 else ""
     yield f"  length: {epochs}{loop.max_iters} iterations of {batch}"
     yield from _places(runner)
