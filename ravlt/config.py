@@ -162,7 +162,7 @@ def find_datasets(loader: Mapping) -> Iterator[dict]:
     pending = [loader.get("dataset")]
     while pending:
         node = pending.pop()
-        if isinstance(node, list):
+        if isinstance(node, list | tuple):
             pending.extend(node)
         elif isinstance(node, dict):
             wrapped = [node[k] for k in ("dataset", "datasets") if k in node]

@@ -1,4 +1,4 @@
-"""The one exception for everything a user can mend."""
+"""The exception for everything that a user can correct."""
 
 
 class RAVLTError(ValueError):

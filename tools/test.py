@@ -6,7 +6,7 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from ravlt.config import is_segmentation
+from ravlt.config import find_evaluators, is_segmentation, type_name
 from ravlt.data.check.run import verify_images
 from ravlt.data.root import record_data_root, recorded_data_root
 from ravlt.errors import RAVLTError
@@ -44,8 +44,12 @@ def save_predictions(cfg: Config, out: str) -> None:
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         raise RAVLTError(f"--out '{out}' exists; name another place or remove it.")
     if is_segmentation(cfg):
-        cfg.test_evaluator.output_dir = out
-        cfg.test_evaluator.keep_results = True
+        kinds = ("IoUMetric", "CityscapesMetric")
+        found = [e for e in find_evaluators(cfg, "test") if type_name(e) in kinds]
+        if not found:
+            raise RAVLTError(f"--out needs {' or '.join(kinds)} as test_evaluator.")
+        for evaluator in found:
+            evaluator.update(output_dir=out, keep_results=True)
         return
     if not out.endswith((".pkl", ".pickle")):
         raise RAVLTError(f"--out '{out}' must end in .pkl for a detector; rename it.")
@@ -118,7 +122,7 @@ def main() -> None:
         record_data_root(cfg, recorded)
     check_backbones(cfg)
     join_processes(cfg)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     check_data_once(cfg, ("test_dataloader",))
     if args.tta:
         augment(cfg)

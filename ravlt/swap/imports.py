@@ -7,6 +7,8 @@ from mmengine.config import Config
 from .changes import Change
 from .sites import Site
 
+_ZOOS = {"mmpretrain", "mmcls"}  # packages whose parts are named with a prefix
+
 
 def import_changes(cfg: Config, swapped: Config, sites: Sequence[Site]) -> list[Change]:
     """Import RAVLT, and leave out packages that only the old backbones need.
@@ -19,9 +21,8 @@ def import_changes(cfg: Config, swapped: Config, sites: Sequence[Site]) -> list[
     imports = cfg.get("custom_imports") or {}
     names = imports.get("imports") or []
     names = [names] if isinstance(names, str) else list(names)
-    packages = {_package(site.backbone["type"]) for site in sites}
-    # Parts of the default scope need no prefix, so that none is missed elsewhere.
-    packages -= {None, cfg.get("default_scope") or "mmdet"}
+    # Parts of any other package may stand elsewhere in the config without its name.
+    packages = _ZOOS & {_package(site.backbone["type"]) for site in sites}
     gone = {p for p in packages if not _names_part_of(p, swapped.to_dict())}
     kept = [name for name in names if name.partition(".")[0] not in gone]
     whys = [f"only the old backbone needs {name}" for name in names if name not in kept]

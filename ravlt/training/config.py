@@ -5,14 +5,17 @@ import logging
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from ravlt.config import type_name
+from ravlt.config import find_class, type_name
 from ravlt.data.check.run import remove_verification
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints.best import best_metric
 
-_LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+_LOOPS = (EpochBasedTrainLoop, IterBasedTrainLoop)
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
 # Each of these costs time, as docs/reliability.md measures.
 _SAFETY = dict(exact_resume=True, checksums=True, finite_weights=True, sync_files=True)
@@ -53,7 +56,8 @@ def add_safety(cfg: Config) -> None:
     if "checkpoint" not in cfg.default_hooks:
         cfg.default_hooks.checkpoint = dict(type="CheckpointHook")
     checkpoint = cfg.default_hooks.checkpoint
-    if checkpoint is not None and type_name(checkpoint) == "CheckpointHook":
+    scope = cfg.get("default_scope")
+    if checkpoint and find_class(checkpoint, HOOKS, scope) is CheckpointHook:
         checkpoint["type"] = "SafeCheckpointHook"
         best = best_metric(cfg)
         if best and "save_best" not in checkpoint:
@@ -69,7 +73,7 @@ def add_safety(cfg: Config) -> None:
     ):
         _add(cfg, "custom_hooks", hook)
     if safety["exact_resume"]:
-        _use_safe_loop(cfg.get("train_cfg") or {})
+        _use_safe_loop(cfg.get("train_cfg") or {}, scope)
 
 
 def add_curves(cfg: Config) -> None:
@@ -174,13 +178,13 @@ def _wrapper_kind(cfg: Config) -> tuple[str, str]:
     return kind.removesuffix(base), base
 
 
-def _use_safe_loop(train_cfg: dict) -> None:
+def _use_safe_loop(train_cfg: dict, scope: str | None) -> None:
     if "by_epoch" in train_cfg and "type" not in train_cfg:
         epochs = train_cfg.pop("by_epoch")
-        train_cfg["type"] = _LOOPS[0] if epochs else _LOOPS[1]
-    kind = type_name(train_cfg)
-    if kind in _LOOPS:
-        train_cfg["type"] = f"Safe{kind}"
+        train_cfg["type"] = (_LOOPS[0] if epochs else _LOOPS[1]).__name__
+    kind = find_class(train_cfg, LOOPS, scope)
+    if kind in _LOOPS:  # no loop of somebody's own, which may have the same name
+        train_cfg["type"] = f"Safe{kind.__name__}"
 
 
 def _add(owner: dict, key: str, item: dict) -> None:

@@ -22,6 +22,7 @@ _KNOWN = frozenset(inspect.signature(Runner.__init__).parameters) - {"self"} | {
     "model_wrapper_cfg",
     "runner_type",
     "safety",
+    "strategy",
     "sync_bn",
     "tta_model",
 }

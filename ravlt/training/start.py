@@ -12,9 +12,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ravlt.config import type_name
 from ravlt.training.batch_size import report_batch_size
+from ravlt.training.guards.signals import shield_workers
 from ravlt.training.guards.warmup import warn_of_long_warmup
 
 
@@ -65,6 +67,13 @@ class ShortStartRunner(Runner):
                 handler.addFilter(self._gate)
         return logger
 
+    @staticmethod
+    def build_dataloader(*args, **kwargs) -> DataLoader:
+        """Build a dataloader whose workers survive a SIGTERM to all processes."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        shield_workers(loader)
+        return loader
+
 
 class _Gate(logging.Filter):
     """Log filter that drops messages below a warning until it is opened."""
@@ -97,9 +106,9 @@ class _StartHook(Hook):
 def _summarize_training(runner: Runner) -> Iterator[str]:
     yield f"  model: {_describe_model(runner.model)}"
     yield f"  weights: {_describe_weights(runner)}"
-    yield f"  data: {_describe_data(runner.train_dataloader.dataset)}"
+    yield f"  data: {_describe_data(runner.train_dataloader)}"
     if runner.val_loop is not None:
-        yield f"  evaluation: {_describe_data(runner.val_dataloader.dataset)}"
+        yield f"  evaluation: {_describe_data(runner.val_dataloader)}"
     loop = runner.train_loop
     each, ranks = runner.cfg.train_dataloader.get("batch_size", 1), get_world_size()
     batch = f"{each} images" if ranks == 1 else f"{ranks} x {each} images"
@@ -112,7 +121,7 @@ def _summarize_training(runner: Runner) -> Iterator[str]:
 def _summarize_testing(runner: Runner) -> Iterator[str]:
     yield f"  model: {_describe_model(runner.model)}"
     yield f"  weights: {_describe_weights(runner)}"
-    yield f"  data: {_describe_data(runner.test_dataloader.dataset)}"
+    yield f"  data: {_describe_data(runner.test_dataloader)}"
     yield from _places(runner)
 
 
@@ -142,13 +151,16 @@ def _describe_weights(runner: Runner) -> str:
     return ", ".join(files) or "random"
 
 
-def _describe_data(dataset) -> str:
-    names = getattr(dataset, "metainfo", {}).get("classes") or ()
-    text = f"{len(dataset)} images"
-    if not names:
-        return text
-    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{text}, {len(names)} classes ({listed})"
+def _describe_data(loader) -> str:
+    """Describe a data set of any class, which may have no classes and no length."""
+    dataset = getattr(loader, "dataset", loader)
+    count = f"{len(dataset)} images" if hasattr(dataset, "__len__") else "images"
+    meta = getattr(dataset, "metainfo", None) or {}
+    names = meta.get("classes")
+    if names is None or isinstance(names, str) or not len(names):
+        return count
+    listed = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{count}, {len(names)} classes ({listed})"
 
 
 def _places(runner: Runner) -> Iterator[str]:

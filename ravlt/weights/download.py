@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -60,11 +62,29 @@ def fetch(address: str) -> str:
     if _is_cached(path, expected):
         return path
     os.makedirs(folder, exist_ok=True)
-    # The system releases the lock of a process that dies.
-    with FileLock(os.path.join(folder, f".{name}.lock")):
+    with _locked(os.path.join(folder, f".{name}.lock")):
         if not _is_cached(path, expected):
             _download(address, url, expected, path)
     return path
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold a lock, which the system releases if the process dies.
+
+    Some network file systems have no locks. Processes then download at the same time,
+    and each replaces the file atomically.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError:
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _is_cached(path: str, expected: str) -> bool:

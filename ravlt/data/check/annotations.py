@@ -50,12 +50,14 @@ def verify_coco(
     path, use = dataset.ann_file, use_of(dataset, config, training)
     copy = _copy_of(path, folder)
     checked = action, use, file_state(path)
-    outcome = _recall(passed.find(fingerprint(checked, copy, file_state(copy))))
+    outcome = _recall(passed.find(fingerprint(checked)))
+    if outcome is None:
+        outcome = _recall(passed.find(fingerprint(checked, file_state(copy))))
     if outcome is None:
         outcome = _check(path, use, action, copy)
-        # The copy's state, too: without the copy, the check has to be repeated.
-        key = fingerprint(checked, copy, file_state(copy))
-        passed.add(key, json.dumps(outcome))
+        # A copy belongs to one work directory; without it, the check is repeated.
+        parts = (checked, file_state(copy)) if outcome["skipped"] else (checked,)
+        passed.add(fingerprint(*parts), json.dumps(outcome))
     if outcome["skipped"]:
         config["ann_file"] = copy
     for warning in outcome["warnings"]:

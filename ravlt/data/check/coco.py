@@ -23,12 +23,14 @@ class Use:
     Attributes:
         classes: Names, in the order of the labels.
         masks: Whether the pipeline loads masks.
+        labels: Whether it loads annotations at all.
         training: Whether the file is trained on, not evaluated.
         min_size: Shorter side of the images that training keeps, in pixels.
     """
 
     classes: tuple[str, ...] = ()
     masks: bool = False
+    labels: bool = True
     training: bool = True
     min_size: int = 0
 
@@ -123,7 +125,8 @@ class _Check:
         for image in self.images.values():
             if not self.kept[image["id"]]:
                 yield self._problem(WARNING, "image-empty", self._name(image))
-        if self.use.training and not any(self.kept.values()):
+        learns = self.use.training and self.use.labels
+        if learns and not any(self.kept.values()):
             yield self._problem(ERROR, "nothing", f"classes {self.use.classes}"[:80])
 
     def _problem(self, severity, kind, detail, image=None) -> Problem:

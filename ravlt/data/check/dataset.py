@@ -30,7 +30,9 @@ def build_bare(config: dict, scope: str) -> BaseDataset:
 def is_coco(dataset: BaseDataset) -> bool:
     """Tells whether a dataset reads a COCO file the way ``CocoDataset`` does."""
     kinds = type(dataset).__mro__
-    reader = next(k for k in kinds if "load_data_list" in vars(k))
+    reader = next((k for k in kinds if "load_data_list" in vars(k)), None)
+    if reader is None:  # no data set of mmengine
+        return False
     return reader.__name__ == "CocoDataset" and type(dataset).COCOAPI is reader.COCOAPI
 
 
@@ -42,9 +44,12 @@ def use_of(dataset: BaseDataset, config: dict, training: bool) -> Use:
         config: Its config, with the pipeline.
         training: Whether it is trained on.
     """
+    pipeline = config.get("pipeline") or []
     return Use(
         classes=tuple(dataset.metainfo.get("classes") or ()),
-        masks=any(step.get("with_mask") for step in config.get("pipeline") or []),
+        masks=any(step.get("with_mask") for step in pipeline),
+        # Semi-supervised training has images without annotations, too.
+        labels=any(type_name(step) == "LoadAnnotations" for step in pipeline),
         training=training,
         min_size=(dataset.filter_cfg or {}).get("min_size", 0) if training else 0,
     )

@@ -1,5 +1,6 @@
 """A record of passed checks, so that no run repeats them on unchanged files."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -7,6 +8,8 @@ import os
 from mmengine.logging import print_log
 
 from ravlt.version import __version__
+
+_LARGEST = 1 << 25  # bytes, of a million samples
 
 
 def file_state(path: str | None) -> tuple[str, int, int] | None:
@@ -54,6 +57,15 @@ class PassedChecks:
         self.path = path
         self._notes: dict[bytes, bytes] = {}
         self._read_bytes = 0
+
+    def limit(self) -> None:
+        """Start anew if the file is so large that reading it would take seconds.
+
+        Paths of a job's own scratch folder, for example, are new in every job.
+        """
+        with contextlib.suppress(OSError):  # not there, or removed by another process
+            if self.path and os.path.getsize(self.path) > _LARGEST:
+                os.remove(self.path)
 
     @staticmethod
     def place(work_dir: str | None) -> str | None:

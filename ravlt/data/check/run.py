@@ -34,6 +34,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
     """
     action, work_dir = _action(cfg), cfg.get("work_dir")
     passed = PassedChecks(PassedChecks.place(work_dir))
+    passed.limit()
     for name in loaders:
         for dataset in find_datasets(cfg.get(name) or {}):
             if _is_remote(dataset, dataset.get("backend_args")):
@@ -59,9 +60,15 @@ def _action(cfg: Config) -> str:
 
 def _is_remote(dataset: dict, backend_args: dict | None) -> bool:
     """Return whether files come by a backend or from an address, not from a disk."""
-    places = [dataset.get("data_root"), *(dataset.get("data_prefix") or {}).values()]
+    places = [dataset.get(key) for key in ("data_root", "ann_file")]
+    places += _prefixes(dataset).values()
     backend = (backend_args or {}).get("backend", "local")
     return backend != "local" or any("://" in str(place) for place in places)
+
+
+def _prefixes(dataset: dict) -> dict:
+    prefixes = dataset.get("data_prefix") or {}
+    return prefixes if isinstance(prefixes, dict) else {"": prefixes}
 
 
 def _find_files(dataset: dict, name: str) -> None:
@@ -72,11 +79,13 @@ def _find_files(dataset: dict, name: str) -> None:
             f"folder with --data-root."
         )
     places = {"ann_file": dataset.get("ann_file")}
-    for key, value in (dataset.get("data_prefix") or {}).items():
-        places[f"data_prefix.{key}"] = value
+    for key, value in _prefixes(dataset).items():
+        places[f"data_prefix.{key}".rstrip(".")] = value
     for key, value in places.items():
-        path = os.path.join(root, value) if value else ""
-        if path and not os.path.exists(path):
+        if not isinstance(value, str) or not value:  # left to the data set
+            continue
+        path = os.path.join(root, value)
+        if not os.path.exists(path):
             raise RAVLTError(
                 f"{name}.dataset.{key} '{path}' does not exist; correct that key, or "
                 f"give the data set's folder with --data-root."
@@ -143,7 +152,8 @@ def verify_images(runner: Runner) -> None:
                     level=logging.WARNING,
                 )
                 continue
-            pipeline.insert(kinds.index("LoadImageFromFile"), step | reading)
+            at = kinds.index("LoadImageFromFile")
+            dataset["pipeline"] = [*pipeline[:at], step | reading, *pipeline[at:]]
 
 
 def remove_verification(cfg: Config) -> None:
@@ -155,7 +165,9 @@ def remove_verification(cfg: Config) -> None:
     for name in LOADERS:
         for dataset in find_datasets(cfg.get(name) or {}):
             steps = dataset.get("pipeline") or []
-            steps[:] = [s for s in steps if type_name(s) != "VerifyImages"]
+            kept = [step for step in steps if type_name(step) != "VerifyImages"]
+            if len(kept) < len(steps):
+                dataset["pipeline"] = kept
 
 
 def _num_classes(cfg: Config) -> int | None:

@@ -38,7 +38,7 @@ class CheckpointFitHook(Hook):
             a file without any tensor of the model. A run that resumes is always strict.
     """
 
-    priority = "VERY_HIGH"  # before the hooks that use the checkpoint's tensors
+    priority = "LOWEST"  # after hooks of users, which may rename tensors
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict

@@ -25,14 +25,17 @@ def set_resume(cfg: Config, resume: str | None, checksums: bool = True) -> None:
 
     Args:
         cfg: Config with its ``work_dir``, changed in place.
-        resume: None for a new run, ``'auto'`` for the newest intact checkpoint in the
-            work directory (a new run if there is none at all), or a checkpoint.
+        resume: ``'auto'`` for the newest intact checkpoint in the work directory (a new
+            run if there is none at all), or a checkpoint. None leaves it to the config,
+            which begins a new run unless it has ``resume=True``.
         checksums: Whether to verify the checksums of a checkpoint first.
 
     Raises:
         RAVLTError: If the named checkpoint does not exist or is damaged, or if all
             checkpoints in the work directory are damaged.
     """
+    if resume is None and cfg.get("resume"):  # as mmengine reads these two keys
+        resume = cfg.get("load_from") or "auto"
     if resume is None:
         return
     path, seed = on_rank_zero(lambda: _choose(cfg.work_dir, resume, checksums))

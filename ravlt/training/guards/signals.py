@@ -76,6 +76,8 @@ def shield_workers(loader: DataLoader) -> None:
     Without them the main process fails before it saves a checkpoint. The workers still
     end when the main process ends or sends SIGTERM. Call this before they start.
     """
+    if getattr(loader.worker_init_fn, "func", None) is _start_worker:
+        return
     loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 from mmengine.logging import print_log
+from mmengine.optim.scheduler import ConstantParamScheduler
 
 _LARGEST_SHARE = 0.1
 
@@ -38,8 +39,11 @@ def _find_schedulers(schedulers, key: str = "param_scheduler") -> Iterator[tuple
 
 def _warms_up(scheduler) -> bool:
     """Return whether a scheduler raises the learning rate from the beginning."""
-    start = getattr(scheduler, "start_factor", getattr(scheduler, "factor", None))
-    rises = start is not None and start < getattr(scheduler, "end_factor", 1)
+    if isinstance(scheduler, ConstantParamScheduler):
+        rises = scheduler.factor < 1
+    else:
+        start = getattr(scheduler, "start_factor", 1)
+        rises = start < getattr(scheduler, "end_factor", 1)
     quadratic = type(scheduler).__name__ == "QuadraticWarmupLR"  # of mmdet
     is_rate = scheduler.param_name == "lr"
     return scheduler.begin == 0 and is_rate and (rises or quadratic)
