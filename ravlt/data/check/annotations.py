@@ -1,4 +1,4 @@
-"""Bad records of a COCO file: found when a run begins, an error or left out."""
+"""Check COCO annotations before a run: raise an error, or skip the bad images."""
 
 import json
 import logging
@@ -27,19 +27,20 @@ def verify_coco(
     folder: str,
     passed: PassedChecks,
 ) -> None:
-    """Check the annotations of a dataset, if they are COCO's, before it is built.
+    """Check the annotations of a dataset before it is built, if it reads a COCO file.
 
     Args:
-        config: Config of the dataset. If images are left out, its ``ann_file`` becomes
-            a copy without them.
+        config: Config of the dataset, changed in place: if images are skipped, its
+            ``ann_file`` becomes a copy without them.
         scope: ``'mmdet'`` or ``'mmseg'``.
-        training: Whether it is trained on; in evaluation nothing is left out.
-        action: ``'error'`` or ``'skip'``: leave out images with bad annotations.
-        folder: Where the copy goes.
-        passed: Earlier checks, which unchanged files and settings do not repeat.
+        training: Whether the dataset is for training; evaluation skips no image.
+        action: ``'error'``, or ``'skip'`` to skip images with bad annotations.
+        folder: Folder for the copy.
+        passed: Record of earlier checks; unchanged files and settings are not checked
+            again.
 
     Raises:
-        RAVLTError: For bad annotations, if they may not or cannot be left out.
+        RAVLTError: If annotations are bad, and are not or cannot be skipped.
     """
     try:
         dataset = build_bare(config, scope)
@@ -67,12 +68,12 @@ def verify_coco(
 def _recall(note: str | None) -> dict | None:
     try:
         return json.loads(note or "")
-    except ValueError:  # a torn line
+    except ValueError:  # an incomplete line
         return None
 
 
 def _check(path: str, use: Use, action: str, copy: str) -> dict:
-    """Check a file; in ``'skip'`` mode, write the copy where one is needed."""
+    """Check a file; in ``'skip'`` mode, write a copy without bad images if needed."""
     warnings = []
     content = read_coco(path)
     problems = check_coco(content, path, use)
@@ -83,7 +84,7 @@ def _check(path: str, use: Use, action: str, copy: str) -> dict:
         can_skip = use.training and not _errors(check_coco(rest, path, use))
         if action != "skip" or not can_skip:
             raise RAVLTError(_refusal(errors, can_skip))
-        # Atomically, because other processes of the run write the same.
+        # Atomically, because other processes of the run may write the same file.
         AtomicLocalBackend().put(json.dumps(rest).encode(), copy)
         warnings.append(
             f"Skipped {len(ids)} of {len(content['images'])} images for their "
@@ -100,7 +101,7 @@ def _check(path: str, use: Use, action: str, copy: str) -> dict:
 
 
 def _copy_of(path: str, folder: str) -> str:
-    # Data sets that are joined may each have a train.json.
+    # Concatenated data sets may each have a file of the same name.
     name = f"sound_{zlib.crc32(path.encode()):08x}_{os.path.basename(path)}"
     return os.path.abspath(os.path.join(folder, name))
 

@@ -1,4 +1,4 @@
-"""Checks of a COCO annotation file: everything that is wrong with it, in one pass."""
+"""Check a COCO annotation file and report all its problems in one pass."""
 
 import json
 from collections import Counter
@@ -18,14 +18,14 @@ _INT64 = 2**63
 
 @dataclass(frozen=True)
 class Use:
-    """What a config makes of an annotation file.
+    """How a config uses an annotation file.
 
     Attributes:
         classes: Names, in the order of the labels.
         masks: Whether the pipeline loads masks.
         labels: Whether it loads annotations at all.
-        training: Whether the file is trained on, not evaluated.
-        min_size: Shorter side of the images that training keeps, in pixels.
+        training: Whether the file is for training, not for evaluation.
+        min_size: Smallest shorter side of an image that training keeps, in pixels.
     """
 
     classes: tuple[str, ...] = ()
@@ -36,14 +36,14 @@ class Use:
 
 
 def read_coco(path: str, backend_args: dict | None = None) -> dict:
-    """Reads an annotation file.
+    """Read an annotation file.
 
     Args:
-        path: The file.
+        path: Path of the file.
         backend_args: As in the host's dataset.
 
     Raises:
-        RAVLTError: If it is not JSON, or not of COCO's structure.
+        RAVLTError: If the file is not JSON, or lacks COCO's lists of records.
     """
     try:
         content = json.loads(get(path, backend_args=backend_args).decode())
@@ -52,7 +52,7 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
     for key in ("images", "annotations", "categories"):
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list) or not all(isinstance(e, dict) for e in found):
-            # Test sets come without.
+            # Test sets have no annotations.
             if key == "annotations" and found is None and isinstance(content, dict):
                 content[key] = []
                 continue
@@ -63,18 +63,18 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
 
 
 def check_coco(content: dict, path: str, use: Use) -> list[Problem]:
-    """Finds what is wrong with the records of an annotation file.
+    """Return the problems of an annotation file's records.
 
     Args:
-        content: From :func:`read_coco`.
-        path: Its name, for the problems.
-        use: What is made of it.
+        content: Result of :func:`read_coco`.
+        path: Path of the file, for the problems.
+        use: How the config uses the file.
     """
     return list(_Check(content, path, use).run())
 
 
-def sound_image(record: dict) -> bool:
-    """Tells whether an image record says which file and size it is."""
+def is_valid_image(record: dict) -> bool:
+    """Return whether an image record has a valid id, file name and size."""
     size = [record.get("height"), record.get("width")]
     name = record.get("file_name")
     return (
@@ -87,13 +87,13 @@ def sound_image(record: dict) -> bool:
 
 
 def without_images(content: dict, ids: set) -> dict:
-    """Gives the content without some images and their annotations.
+    """Return the content without some images and their annotations.
 
     Args:
-        content: From :func:`read_coco`, not changed.
-        ids: Ids of the images to leave out.
+        content: Result of :func:`read_coco`, not changed.
+        ids: Ids of the images to remove.
     """
-    # An object of no known image stays, and the error with it.
+    # An annotation without an image id stays, so that its error stays as well.
     return content | {
         "images": [r for r in content["images"] if _id(r, "id") not in ids],
         "annotations": [
@@ -103,10 +103,10 @@ def without_images(content: dict, ids: set) -> dict:
 
 
 def _id(record: dict, key: str) -> int | str | None:
-    """An id that can be looked up; None for others."""
+    """Return an id if it is an integer or a string, else None."""
     value = record.get(key)
-    whole = type(value) is int or type(value) is float and value.is_integer()
-    return value if whole or isinstance(value, str) else None
+    is_integer = type(value) is int or type(value) is float and value.is_integer()
+    return value if is_integer or isinstance(value, str) else None
 
 
 @dataclass
@@ -152,7 +152,7 @@ class _Check:
         found = [name for name in self.names.values() if name in classes]
         if tuple(found) != classes[: len(found)]:
             at = next(i for i, name in enumerate(found) if name != classes[i])
-            # Names that the file lacks take no label, so they come last.
+            # Names that are not in the file come last, because they take no label.
             order = (*found, *(name for name in classes if name not in found))
             detail = (
                 f"label {at} is '{found[at]}' in the file, '{classes[at]}' in the "
@@ -169,7 +169,7 @@ class _Check:
         files = {}
         for index, record in enumerate(self.content["images"]):
             number = _id(record, "id")
-            if not sound_image(record):
+            if not is_valid_image(record):
                 what = f"image {number!r} (record {index})"
                 needs = "needs an id, a file_name, a height and a width"
                 yield self._problem(ERROR, "record", f"{what} {needs}", number)
@@ -201,7 +201,7 @@ class _Check:
             image = self.images.get(of)
             if number is None or of is None:
                 detail = f"annotation {number!r} (record {index}) needs an id and an "
-                # Without the latter, no image can be left out in its place.
+                # Without an image id, no image can be skipped for it.
                 yield self._problem(ERROR, "record", detail + "image_id", of)
                 continue
             if number in seen:
@@ -210,7 +210,7 @@ class _Check:
             seen[number] = of
             yield from self._number(number, what, of)
             if image is None:
-                # A bad record of the image has been reported.
+                # If the image's own record is bad, that has been reported already.
                 yield self._problem(WARNING, "orphan", what, of)
                 continue
             what += f" ({image['file_name']})"
@@ -229,7 +229,7 @@ class _Check:
             yield self._problem(WARNING, "class-unused", detail)
 
     def _annotation(self, record: dict, image: dict) -> Iterator[Finding]:
-        """What is wrong with one object of a sound image."""
+        """Yield the problems of an annotation whose image is valid."""
         if _id(record, "category_id") not in self.names:
             category = record.get("category_id")
             yield ERROR, "category-absent", f"category {category!r:.40}"
@@ -262,7 +262,7 @@ class _Check:
         if fault:
             yield ERROR, "mask", fault
         elif is_short(mask):
-            # Evaluation takes four numbers for a box.
+            # Evaluation takes a polygon of four numbers for a box.
             severity = WARNING if self.use.training else ERROR
             yield severity, "mask-short", f"polygons {mask!r:.60}"
         elif isinstance(mask, list) and not left_out:
@@ -288,13 +288,13 @@ def _box(box: object, size: tuple[int, int]) -> Iterator[Finding]:
         yield WARNING, "box-tiny", f"bbox is {box}"
     elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
         yield WARNING, "box-outside", f"bbox is {box} of {width} x {height}"
-    # A pixel more is how annotators round.
+    # Annotators round to a pixel beyond the image.
     elif min(x, y) < -1 or x + w > width + 1 or y + h > height + 1:
         yield WARNING, "box-beyond", f"bbox is {box} of {width} x {height}"
 
 
 def _iou(one, other) -> float:
-    """Overlap of two boxes, with a pixel around each for those of thin objects."""
+    """Return the IoU of two boxes, each widened by a pixel for thin objects."""
     (x0, y0, w0, h0), (x1, y1, w1, h1) = one, other
     across = min(x0 + w0, x1 + w1) - max(x0, x1) + 2
     down = min(y0 + h0, y1 + h1) - max(y0, y1) + 2

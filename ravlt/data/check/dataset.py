@@ -1,4 +1,4 @@
-"""Checks one dataset of a config: its annotations, images and label maps."""
+"""Check one dataset of a config: its annotations, images and label maps."""
 
 import os
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader, Dataset
 from ravlt.config import type_name
 from ravlt.errors import RAVLTError
 
-from .coco import Use, check_coco, read_coco, sound_image
+from .coco import Use, check_coco, is_valid_image, read_coco
 from .problems import ERROR, WARNING, Problem
 from .samples import Sample, check_sample
 
 
 def build_bare(config: dict, scope: str) -> BaseDataset:
-    """Builds a dataset without pipeline and annotations, to ask it for paths.
+    """Build a dataset without pipeline and annotations, to read its attributes.
 
     Args:
-        config: Its config.
+        config: Config of the dataset.
         scope: ``'mmdet'`` or ``'mmseg'``.
     """
     with DATASETS.switch_scope_and_registry(scope) as registry:
@@ -28,7 +28,7 @@ def build_bare(config: dict, scope: str) -> BaseDataset:
 
 
 def is_coco(dataset: BaseDataset) -> bool:
-    """Tells whether a dataset reads a COCO file the way ``CocoDataset`` does."""
+    """Return whether a dataset reads a COCO file as ``CocoDataset`` does."""
     kinds = type(dataset).__mro__
     reader = next((k for k in kinds if "load_data_list" in vars(k)), None)
     if reader is None:  # no data set of mmengine
@@ -37,12 +37,12 @@ def is_coco(dataset: BaseDataset) -> bool:
 
 
 def use_of(dataset: BaseDataset, config: dict, training: bool) -> Use:
-    """Says what a dataset makes of its annotation file.
+    """Return how a dataset uses its annotation file.
 
     Args:
-        dataset: From :func:`build_bare`.
-        config: Its config, with the pipeline.
-        training: Whether it is trained on.
+        dataset: Result of :func:`build_bare`.
+        config: Config of the dataset, with the pipeline.
+        training: Whether the dataset is for training.
     """
     pipeline = config.get("pipeline") or []
     return Use(
@@ -56,7 +56,7 @@ def use_of(dataset: BaseDataset, config: dict, training: bool) -> Use:
 
 
 def reading_of(pipeline: list[dict]) -> dict:
-    """Says how a pipeline reads images, as arguments of ``VerifyImages``."""
+    """Return the arguments of ``VerifyImages`` that match a pipeline's image loader."""
     for step in pipeline:
         if type_name(step) == "LoadImageFromFile":
             keys = ("backend_args", "color_type", "imdecode_backend")
@@ -71,13 +71,13 @@ def check_dataset(
     num_classes: int | None = None,
     jobs: int = 0,
 ) -> list[Problem]:
-    """Finds everything that is wrong with the data of one dataset.
+    """Return all problems of one dataset's data.
 
     Args:
         config: Config of the dataset; not of a wrapper.
         scope: ``'mmdet'`` or ``'mmseg'``.
-        training: Whether it is trained on.
-        num_classes: Of a segmentor; None takes the dataset's.
+        training: Whether the dataset is for training.
+        num_classes: Number of classes of a segmentor; None uses the dataset's.
         jobs: Number of processes that decode images; 0 decodes in this one.
     """
     place = config.get("ann_file") or config.get("data_root") or type_name(config)
@@ -89,7 +89,7 @@ def check_dataset(
             problems = check_coco(content, place, use_of(dataset, config, training))
             samples = list(_coco_samples(content, dataset, config))
         else:
-            dataset.serialize_data = False  # which fails of an empty list
+            dataset.serialize_data = False  # serializing an empty list fails
             dataset.full_init()
             samples = list(_listed_samples(dataset, config, num_classes))
             problems = list(_unlisted(dataset))
@@ -98,11 +98,11 @@ def check_dataset(
             elif scope == "mmdet":
                 kind = type_name(config)
                 problems.append(Problem(WARNING, "unchecked", place, kind))
-    except Exception as error:  # whatever a host's parser makes of a bad file
+    except Exception as error:  # a host's parser may raise any exception
         name = "" if isinstance(error, RAVLTError) else f"{type(error).__name__}: "
         reason = f"{name}{error}".splitlines()[0]
         return [Problem(ERROR, "unreadable", place, reason)]
-    # As hosts read them; its processes end with this one, whatever happens.
+    # Worker processes of a DataLoader end with this one, also after a crash.
     loader = DataLoader(_Files(samples), None, num_workers=jobs, collate_fn=_keep)
     for found in loader:
         problems += found
@@ -111,7 +111,7 @@ def check_dataset(
 
 def _coco_samples(content: dict, dataset, config: dict) -> Iterator[Sample]:
     for record in content["images"]:
-        if sound_image(record):
+        if is_valid_image(record):
             info = dict(
                 img_path=os.path.join(dataset.data_prefix["img"], record["file_name"]),
                 height=record["height"],
@@ -143,7 +143,7 @@ def _sample(
 
 
 def _unlisted(dataset: BaseDataset) -> Iterator[Problem]:
-    """Images in a folder of which MMSegmentation takes those with one suffix."""
+    """Yield the images that MMSegmentation omits, because their suffix differs."""
     folder = dataset.data_prefix.get("img_path")
     suffix = getattr(dataset, "img_suffix", None)
     if not suffix or not folder or dataset.ann_file or not os.path.isdir(folder):
@@ -156,7 +156,7 @@ def _unlisted(dataset: BaseDataset) -> Iterator[Problem]:
 
 
 class _Files(Dataset):
-    """Gives the problems of each sample."""
+    """Dataset whose items are the problems of each sample."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples

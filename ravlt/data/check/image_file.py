@@ -1,4 +1,4 @@
-"""What the bytes of an image file say, in the header and when they are decoded."""
+"""Read the header of an image file, and check that its pixels decode."""
 
 import io
 import re
@@ -13,34 +13,34 @@ from PIL import Image, UnidentifiedImageError
 
 from ravlt.errors import RAVLTError
 
-# From here on Pillow warns of a bomb. Honest images of that size take megabytes; a few
-# kilobytes that claim so many pixels are flat colour at best.
+# Pillow warns of a decompression bomb above this size. Files of real images so large
+# take megabytes; a file of some kilobytes contains at best one flat colour.
 HUGE_PIXELS = 2**30 // 4 // 3
 _BOMB_RATIO = 200
 _OPENCV_PIXELS = 2**30
 _ORIENTATION = 0x112
-# OpenCV turns these by their EXIF entry, Pillow leaves that to the caller. Of TIFF,
-# both turn; of AVIF, neither here.
+# OpenCV rotates these formats by their EXIF orientation, and Pillow leaves that to the
+# caller. TIFF is rotated by both here, AVIF by neither.
 _TURNED = ("JPEG", "MPO", "PNG", "WEBP")
 
 
 class BadFile(RAVLTError):
-    """Why a file cannot be used, as a phrase."""
+    """Error whose message is a phrase that says why a file cannot be used."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image without decoding it.
+    """Properties of an image that need no decoding.
 
     Attributes:
         format: Pillow's name of the format, from the content.
         mode: Pillow's mode, such as RGB, P or I;16.
-        raw_mode: How pixels lie in the file, such as RGB;16B or L;4.
-        size: Height and width in the file; None if Pillow refuses to tell.
+        raw_mode: Pillow's name of the pixel layout in the file, such as RGB;16B or L;4.
+        size: Height and width in the file; None if Pillow refuses the file.
         pixels: Number of pixels.
-        orientation: The EXIF entry that OpenCV obeys, 1 to 8; 1 is upright.
+        orientation: EXIF orientation that OpenCV applies, 1 to 8; 1 is upright.
         animated: Whether there is more than one frame.
-        transparent: Whether pixels have an alpha, or a colour stands for none.
+        transparent: Whether there is an alpha channel or a transparent colour.
     """
 
     format: str
@@ -54,20 +54,20 @@ class Header:
 
     @property
     def upright(self) -> tuple[int, int] | None:
-        """Height and width when turned by the EXIF entry."""
+        """Height and width after rotation by the EXIF orientation."""
         if self.size is None or self.orientation < 5:
             return self.size
         return self.size[::-1]
 
 
 def read_header(data: bytes) -> Header:
-    """Reads an image's header, without decoding pixels.
+    """Read an image's header, without decoding pixels.
 
     Args:
         data: Content of the file.
 
     Raises:
-        BadFile: If it is no image, or a decompression bomb.
+        BadFile: If the file is no image, or a decompression bomb.
     """
     if not data:
         raise BadFile("it is empty")
@@ -75,7 +75,7 @@ def read_header(data: bytes) -> Header:
         with _open(data) as image:
             header = _describe(image)
     except Image.DecompressionBombError as error:
-        # Pillow says the number of pixels there, and nowhere else.
+        # Only the message contains the number of pixels.
         found = re.search(r"\d+", str(error))
         header = Header("", "", "", None, int(found[0]) if found else _OPENCV_PIXELS)
     if header.pixels > _OPENCV_PIXELS or (
@@ -105,29 +105,29 @@ def _describe(image: Image.Image) -> Header:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Not image.getexif(), which may decode, and reads XMP, which OpenCV does not.
+    # image.getexif() may decode pixels, and reads XMP, which OpenCV ignores.
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif"))
         found = exif.get(_ORIENTATION)
-    except Exception:  # a damaged entry turns nothing
+    except Exception:  # OpenCV ignores a damaged entry
         found = None
     return found if found in range(1, 9) else 1
 
 
 def check_pixels(data: bytes, header: Header, opencv: bool = True) -> None:
-    """Decodes an image in small, unless it is huge.
+    """Decode an image at reduced resolution if the format allows it, unless it is huge.
 
-    Pillow notices what OpenCV before 5 fills with grey; OpenCV refuses what Pillow
-    can do without, such as a checksum.
+    Pillow detects missing data, which OpenCV before 5 fills with grey. OpenCV refuses
+    files that Pillow accepts, for example with a wrong checksum.
 
     Args:
         data: Content of the file.
-        header: Its header.
-        opencv: Whether OpenCV will load it, too.
+        header: Header of the file.
+        opencv: Whether the pipeline loads the image with OpenCV.
 
     Raises:
-        BadFile: If it cannot be decoded.
+        BadFile: If the image cannot be decoded.
     """
     if header.size is None or header.pixels > HUGE_PIXELS:
         return
@@ -136,7 +136,7 @@ def check_pixels(data: bytes, header: Header, opencv: bool = True) -> None:
         image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
         image.load()
     if opencv:
-        jpeg = header.format in ("JPEG", "MPO")  # others are not quicker in small
+        jpeg = header.format in ("JPEG", "MPO")  # no gain for other formats
         flag = cv2.IMREAD_REDUCED_COLOR_8 if jpeg else cv2.IMREAD_COLOR
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -147,10 +147,10 @@ def check_pixels(data: bytes, header: Header, opencv: bool = True) -> None:
 
 
 def read_array(data: bytes) -> np.ndarray:
-    """Decodes an image as it is, (H, W) or (H, W, channels).
+    """Decode an image without conversion, to (H, W) or (H, W, channels).
 
     Raises:
-        BadFile: If it cannot be decoded.
+        BadFile: If the image cannot be decoded.
     """
     try:
         with _open(data) as image:
@@ -163,14 +163,14 @@ def read_array(data: bytes) -> np.ndarray:
 def _open(data: bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
-            # Not about the pixels: EXIF oddities, palettes, huge images.
+            # The warnings are of EXIF entries, palettes and size, not of the pixels.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 yield image
     except (Image.DecompressionBombError, BadFile):
         raise
-    except UnidentifiedImageError:  # whose message is an address in memory
+    except UnidentifiedImageError:  # its message is only an address in memory
         raise BadFile("it is no image") from None
-    except Exception as error:  # of a damaged file, codecs raise anything
+    except Exception as error:  # codecs raise many types for damaged files
         reason = str(error).replace("\n", " ") or type(error).__name__
         raise BadFile(reason) from error

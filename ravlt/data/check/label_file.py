@@ -1,4 +1,4 @@
-"""What the values in a label map stand for, as MMSegmentation reads them."""
+"""Check the values of a label map against the classes, as MMSegmentation reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ IGNORED = 255  # by MMSegmentation's loader, whatever the config's ignore_index
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How label files become classes.
+    """Mapping from the values in label files to classes.
 
     Attributes:
         num_classes: Number of classes; None leaves the values unchecked.
-        reduce_zero_label: Whether 0 stands for none, and 1 for the first class.
-        label_map: Class of each value, applied after that; None keeps them.
+        reduce_zero_label: Whether 0 is ignored and 1 is the first class.
+        label_map: Class of each value, applied after ``reduce_zero_label``; None keeps
+            the values.
     """
 
     num_classes: int | None = None
@@ -25,7 +26,7 @@ class LabelRule:
     label_map: Mapping[int, int] | None = None
 
     def classes(self) -> np.ndarray:
-        """Gives what the loader makes of the values 0 to 255, int (256,)."""
+        """Return the classes that the loader assigns to the values 0 to 255, (256,)."""
         values = np.arange(256)
         if self.reduce_zero_label:
             values = np.where((values == 0) | (values == 255), IGNORED, values - 1)
@@ -39,19 +40,19 @@ class LabelRule:
 def check_labels(
     data: bytes, header: Header, rule: LabelRule, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Decodes a label map and looks at its size, channels and values.
+    """Decode a label map and check its size, channels and values.
 
     Args:
         data: Content of the file.
-        header: Its header.
-        rule: How it is read.
+        header: Header of the file.
+        rule: Mapping from values to classes.
         size: Height and width of the image as it is loaded; None if unknown.
 
     Returns:
         The values in the file, (H, W).
 
     Raises:
-        BadFile: If training would see other labels than the file's, or none.
+        BadFile: If training would use other labels than those in the file, or none.
     """
     labels = read_array(data)
     if labels.ndim != 2:
@@ -76,12 +77,12 @@ def check_labels(
 
 
 def _values_of_no_class(labels: np.ndarray, rule: LabelRule) -> list:
-    # uint8 first: unique() would sort the pixels, which takes longer than decoding.
+    # For bytes, count: unique() sorts the pixels, which takes longer than decoding.
     if labels.dtype in (np.uint8, bool):
         present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     else:
         present = np.unique(labels)
-    # The loader keeps the last eight bits of any other.
+    # The loader keeps only the lowest eight bits of other values.
     known = np.isin(present, np.arange(256))
     if rule.num_classes is not None:
         classes = rule.classes()[present[known].astype(int)]

@@ -1,7 +1,7 @@
-"""Checks of COCO masks, without decoding them: the decoder believes what it is given.
+"""Check COCO masks without decoding them, because the decoder does not validate.
 
-Of a coordinate that is not a number, pycocotools 2.0.11 takes all memory; of one of
-1e9, it crashes; of counts that do not fill the image, it gives what memory held.
+pycocotools 2.0.11 allocates all memory for a coordinate of NaN, crashes for one of 1e9,
+and returns uninitialized memory for counts that do not fill the image.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 Size = tuple[int, int]
-# In sizes of the image: beyond it, no annotator drew it.
-_FAR = 2
-_MOST = 1e18
+# Coordinates further outside the image, in multiples of its side, are errors.
+_MAX_OUTSIDE = 2
+_MAX_NUMBER = 1e18
 
 
 def mask_fault(mask: list | dict, size: Size) -> str | None:
-    """Tells what is wrong with a segmentation, or None.
+    """Return what is wrong with a segmentation, or None.
 
     Args:
-        mask: Polygons, or a run-length code with ``size`` and ``counts``.
+        mask: Polygons, or an RLE with ``size`` and ``counts``.
         size: Height and width of the image.
     """
     if isinstance(mask, list):
@@ -30,8 +30,8 @@ def mask_fault(mask: list | dict, size: Size) -> str | None:
         return f"run lengths of size {stated!r:.40}, and the image has {list(size)}"
     try:
         lengths = np.array(counts) if isinstance(counts, list) else run_lengths(counts)
-        sound = lengths.dtype.kind in "iu" and lengths.min(initial=0) >= 0
-        if sound and int(lengths.sum()) == size[0] * size[1]:
+        valid = lengths.dtype.kind in "iu" and lengths.min(initial=0) >= 0
+        if valid and int(lengths.sum()) == size[0] * size[1]:
             return None
     except (AttributeError, OverflowError, ValueError):
         pass
@@ -39,16 +39,17 @@ def mask_fault(mask: list | dict, size: Size) -> str | None:
 
 
 def run_lengths(code: str) -> np.ndarray:
-    """Decodes COCO's compressed counts.
+    """Decode the compressed counts of a COCO RLE.
 
-    Six bits a character from '0' on: five of the number, lowest first, and one that
-    says that it goes on; from the fourth number on, differences to the last but one.
+    A character holds six bits, as an offset from '0': five bits of a number, lowest
+    first, and a bit that is set if the number continues. From the fourth number on,
+    each is the difference to the number two before it.
 
     Returns:
-        int64, background and object in turn.
+        Lengths of the runs, int64; background and object alternate.
 
     Raises:
-        ValueError: If it is no such code.
+        ValueError: If the string is no compressed RLE.
     """
     bits = np.frombuffer(code.encode("ascii"), np.uint8).astype(np.int64) - 48
     if not bits.size or bits.min() < 0 or bits.max() > 63 or bits[-1] & 32:
@@ -67,24 +68,26 @@ def run_lengths(code: str) -> np.ndarray:
 
 
 def is_short(mask: list | dict) -> bool:
-    """Tells polygons of which at least one has no area to the loader."""
+    """Return whether the loader omits a polygon, which has under three points."""
     return isinstance(mask, list) and any(len(p) < 6 or len(p) % 2 for p in mask)
 
 
 def extent(mask: list) -> tuple[float, float, float, float]:
-    """Gives the box around sound polygons: x, y, width, height in pixels."""
+    """Return the box around valid polygons: x, y, width, height in pixels."""
     xs = [x for polygon in mask for x in polygon[0::2]]
     ys = [y for polygon in mask for y in polygon[1::2]]
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
 def are_numbers(values: object, count: int | None = None) -> bool:
-    """Tells a list of finite numbers, of a given length if there is one."""
+    """Return whether values are a list of finite numbers, of a length if given."""
     return (
         isinstance(values, Sequence)
         and (count is None or len(values) == count)
-        # Comparing, because isfinite() fails of whole numbers that no float holds.
-        and all(type(v) in (int, float) and -_MOST < v < _MOST for v in values)
+        # Not isfinite(), which raises an error for integers beyond the range of float.
+        and all(
+            type(v) in (int, float) and -_MAX_NUMBER < v < _MAX_NUMBER for v in values
+        )
     )
 
 
@@ -93,8 +96,7 @@ def _polygons_fault(polygons: list, size: Size) -> str | None:
         if not isinstance(polygon, list) or not are_numbers(polygon):
             return f"polygon {polygon!r:.60} is not a list of finite numbers"
         for values, side in ((polygon[0::2], size[1]), (polygon[1::2], size[0])):
-            if values and not -_FAR * side <= min(values) <= max(values) <= (
-                (1 + _FAR) * side
-            ):
+            low, high = -_MAX_OUTSIDE * side, (1 + _MAX_OUTSIDE) * side
+            if values and not low <= min(values) <= max(values) <= high:
                 return f"polygon reaches from {min(values)} to {max(values)} of {side}"
     return None

@@ -1,4 +1,4 @@
-"""A record of passed checks, so that no run repeats them on unchanged files."""
+"""Record passed checks, so that no run repeats them on unchanged files."""
 
 import contextlib
 import hashlib
@@ -13,14 +13,14 @@ _LARGEST = 1 << 25  # bytes, of a million samples
 
 
 def file_state(path: str | None) -> tuple[str, int, int] | None:
-    """Return what changes when a file does.
+    """Return path, size and modification time of a file, to detect changes.
 
     Args:
         path: File on a local disk; may be empty.
 
     Returns:
-        Absolute path, size in bytes and time of the last change in ns; None if there
-        is no such file.
+        Absolute path, size in bytes and time of the last modification in ns; None if
+        there is no such file.
     """
     if not path:
         return None
@@ -35,22 +35,23 @@ def fingerprint(*parts: object) -> str:
     """Return a key for a check.
 
     Args:
-        *parts: What the outcome depends on: states of files, settings. Their ``repr``
-            must be the same in every process.
+        *parts: All that the outcome depends on: states of files and settings. Their
+            ``repr`` must be the same in every process.
     """
     text = repr((__version__, *parts))
     return hashlib.blake2b(text.encode(errors="replace"), digest_size=12).hexdigest()
 
 
 class PassedChecks:
-    """Keys of passed checks, in a file that processes append to.
+    """Record of passed checks, in a file that several processes append to.
 
     Each line is a key and, after a space, a note. No process locks the file or rewrites
     it. After a kill, or on a network disk that mixes concurrent writes, a line may be
-    torn; it then equals no key, and the check is repeated.
+    incomplete. It then matches no key, and the check is repeated.
 
     Args:
-        path: The file, which need not exist; None remembers within this process.
+        path: Path of the file, which need not exist; None keeps the record in this
+            process only.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -91,7 +92,7 @@ class PassedChecks:
 
         Args:
             key: From :func:`fingerprint`.
-            note: What to remember of it, in one line.
+            note: Result to return from :meth:`find`, in one line.
         """
         name, text = key.encode(), note.encode()
         self._notes[name] = text
@@ -101,7 +102,7 @@ class PassedChecks:
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             with open(self.path, "ab", buffering=0) as file:
-                # The first line feed ends a line that a kill has left open.
+                # The first newline ends a line that a kill has left incomplete.
                 file.write(b"\n" + line + b"\n")
         except OSError as error:
             print_log(
@@ -113,17 +114,17 @@ class PassedChecks:
             self.path = None
 
     def _read_on(self) -> None:
-        """Read what processes have appended since the last time."""
+        """Read the lines that processes have appended since the last call."""
         if not self.path:
             return
         try:
             with open(self.path, "rb") as file:
                 if os.fstat(file.fileno()).st_size < self._read_bytes:
-                    self._read_bytes = 0  # somebody has replaced the file
+                    self._read_bytes = 0  # the file was replaced
                 file.seek(self._read_bytes)
                 data = file.read()
         except OSError:  # not there yet, or no file
             return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        self._notes.update(line.partition(b" ")[::2] for line in whole.split(b"\n"))
+        complete = data[: data.rfind(b"\n") + 1]
+        self._read_bytes += len(complete)
+        self._notes.update(line.partition(b" ")[::2] for line in complete.split(b"\n"))

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and how it is reported."""
+"""Kinds of problems of a data set, and their report."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -6,65 +6,73 @@ from dataclasses import dataclass
 
 ERROR, WARNING = "error", "warning"
 
-# Each kind, and what happens to such data.
+# Each kind, with the effect on the run.
 KINDS = {
-    "bad-file": "missing, broken or unlike its annotations; training stops there, or "
-    "skips it by bad_images='skip'",
-    "unreadable": "cannot be read; nothing else of it was checked",
-    # Images that are loaded, but not as a viewer shows them.
-    "image-huge": "memory for every pixel is needed when they are loaded",
-    "image-turned": "loaded turned by their EXIF entry, and nothing tells whether the "
-    "annotations are",
-    "image-16bit": "loaded with the upper 8 of 16 bits",
-    "image-cmyk": "loaded as RGB without a colour profile",
-    "image-alpha": "loaded without their transparency: hidden colours show",
-    "image-frames": "loaded as their first frame",
-    "image-extension": "loaded by their content, which is not what the name says",
-    "image-unlisted": "not loaded: the name does not end with the config's img_suffix",
+    "bad-file": "the file is missing, damaged or does not fit its annotations; "
+    "training stops there, or skips it with bad_images='skip'",
+    "unreadable": "the file cannot be read, so its content was not checked",
+    # Images that are loaded differently from what a viewer shows.
+    "image-huge": "loading the image needs memory for every pixel",
+    "image-turned": "the loader rotates the image by its EXIF orientation; check that "
+    "the annotations fit the rotated image",
+    "image-16bit": "only the upper 8 of 16 bits are loaded",
+    "image-cmyk": "CMYK is converted to RGB without a colour profile",
+    "image-alpha": "the alpha channel is dropped, so hidden colours become visible",
+    "image-frames": "only the first frame is loaded",
+    "image-extension": "the format of the content is not that of the file name",
+    "image-unlisted": "the image is not used, because its name does not end with the "
+    "config's img_suffix",
     # Label maps.
-    "label-empty": "no pixel has a class, so that nothing is learnt",
+    "label-empty": "no pixel has a class, so the image does not contribute to training",
     # COCO files.
-    "record": "lacks what the loader needs, or holds something else there",
-    "id-twice": "the later record silently replaces the earlier",
-    "id-huge": "does not fit into 64 bits, in which evaluation counts",
-    "id-kind": "an id is a whole number in COCO; others may fail in evaluation",
-    "id-zero": "in evaluation, a detection of object 0 counts as false",
-    "image-twice": "listed as several images, each with a part of the annotations",
-    "image-empty": "without objects: training leaves them out (filter_empty_gt) or "
-    "takes them as background",
-    "image-small": "below filter_cfg's min_size, so that training leaves them out",
-    "nothing": "no object of the config's classes: there is nothing to learn",
-    "class-order": "labels count the file's categories, and so stand for other names",
-    "class-absent": "not in the file, so that no label stands for it",
-    "class-unused": "not in the config, so that its objects become background",
-    "category-absent": "its object becomes background",
-    "orphan": "belongs to an image that is not in the file, and is left out",
-    "box": "is not four finite numbers with a positive size",
-    "box-tiny": "under a pixel in size, and left out: it becomes background",
-    "box-outside": "outside of the image, and left out",
-    "box-beyond": "reaches beyond the image, and is cut only by pipelines that do",
-    "area": "a detection dataset leaves such objects out: they become background",
-    "mask": "decodes to nothing, to garbage or not at all",
-    "mask-short": "polygons of under 3 points are left out; without others, the object "
-    "is ignored",
-    "mask-elsewhere": "box and mask show different places",
-    "unchecked": "annotations of this dataset's kind are not looked at, only images",
+    "record": "a field that the loader needs is missing or has a wrong type or value",
+    "id-twice": "the later record with this id silently replaces the earlier one",
+    "id-huge": "the id does not fit into the 64-bit integers of the evaluation",
+    "id-kind": "COCO ids are integers; evaluation may fail with others",
+    "id-zero": "evaluation counts a correct detection of the object with id 0 as false",
+    "image-twice": "the file is listed as several images, each with a part of the "
+    "annotations",
+    "image-empty": "the image has no objects; training filters it out "
+    "(filter_empty_gt) or uses it as background",
+    "image-small": "the image is below min_size of filter_cfg, so training filters it "
+    "out",
+    "nothing": "there is no object of the config's classes, so training learns nothing",
+    "class-order": "labels follow the order of the file's categories, so they belong "
+    "to other names",
+    "class-absent": "the class is not in the file, so no object has its label",
+    "class-unused": "the category is not in the config, so its objects become "
+    "background",
+    "category-absent": "the category is not in the file, so the object becomes "
+    "background",
+    "orphan": "the image of the annotation is not in the file, so it is ignored",
+    "box": "a box must be four finite numbers with a positive size",
+    "box-tiny": "the box is smaller than a pixel, so the object becomes background",
+    "box-outside": "the box is outside the image, so it is ignored",
+    "box-beyond": "the box extends beyond the image, and not every pipeline clips it",
+    "area": "a detection dataset ignores objects without area, so they become "
+    "background",
+    "mask": "the mask is missing or cannot be decoded correctly",
+    "mask-short": "polygons with fewer than 3 points are ignored; an object without "
+    "other polygons is ignored as well",
+    "mask-elsewhere": "the box and the mask are in different places",
+    "unchecked": "only the images of this type of dataset are checked, not the "
+    "annotations",
 }
-# What a dataset leaves out without a word.
+# Kinds of objects that a dataset silently ignores.
 LEFT_OUT = ("box-tiny", "box-outside", "area", "mask-short", "orphan")
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong.
+    """A problem of a file or of a record in it.
 
     Attributes:
-        severity: ``'error'`` for what stops training or teaches it something wrong,
-            ``'warning'`` for what is loaded otherwise than it looks.
-        kind: A key of ``KINDS``.
-        file: The file.
-        detail: What is wrong in it; may be empty.
-        image: Id of the COCO image that is not to be trusted, if it is only this one.
+        severity: ``'error'`` if training stops or learns wrong labels, ``'warning'`` if
+            the data are loaded differently from what a viewer shows.
+        kind: Key of ``KINDS``.
+        file: Path of the file.
+        detail: Description of the problem; may be empty.
+        image: Id of the COCO image to skip, if the problem affects only one image.
     """
 
     severity: str
@@ -78,14 +86,14 @@ class Problem:
 
 
 def report_lines(problems: Iterable[Problem], shown: int = 10) -> Iterator[str]:
-    """Groups problems by kind, errors first.
+    """Group problems by kind and describe them, errors first.
 
     Args:
-        problems: Any number.
-        shown: How many to name of each kind.
+        problems: Any number of problems.
+        shown: Largest number of problems to list for each kind.
 
     Yields:
-        Lines.
+        Lines of the report.
     """
     groups = defaultdict(list)
     for problem in problems:

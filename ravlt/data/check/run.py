@@ -1,4 +1,4 @@
-"""Check the data of a config: before a run, or all in one pass."""
+"""Check the data of a config: before a run, or completely in one pass."""
 
 import logging
 import os
@@ -19,18 +19,19 @@ _ACTIONS = ("error", "skip", "off")
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
-    """Look for the folders and files of the datasets, before anything is built.
+    """Check that folders and files of the datasets exist, before anything is built.
 
-    COCO files are checked, too, unless they passed in an earlier run. With
-    ``bad_images='skip'``, training leaves out images with bad annotations; with
-    ``'off'``, no file is read.
+    COCO files are read and checked as well, unless they passed in an earlier run. With
+    ``bad_images='skip'``, training skips images with bad annotations. With ``'off'``,
+    no file is read.
 
     Args:
-        cfg: Config of mmdet or mmseg; an ``ann_file`` with bad images is exchanged.
-        loaders: Which dataloaders will be used.
+        cfg: Config of mmdet or mmseg, changed in place: with ``'skip'``, an
+            ``ann_file`` with bad images becomes a copy without them.
+        loaders: Names of the dataloaders that will be used.
 
     Raises:
-        RAVLTError: If one is missing or bad; names it, and the key to correct.
+        RAVLTError: If a folder or file is missing or bad; names it and the config key.
     """
     action, work_dir = _action(cfg), cfg.get("work_dir")
     passed = PassedChecks(PassedChecks.place(work_dir))
@@ -59,7 +60,7 @@ def _action(cfg: Config) -> str:
 
 
 def _is_remote(dataset: dict, backend_args: dict | None) -> bool:
-    """Return whether files come by a backend or from an address, not from a disk."""
+    """Return whether files come from a storage backend or a URL, not from a disk."""
     places = [dataset.get(key) for key in ("data_root", "ann_file")]
     places += _prefixes(dataset).values()
     backend = (backend_args or {}).get("backend", "local")
@@ -93,7 +94,7 @@ def _find_files(dataset: dict, name: str) -> None:
 
 
 def check_all_data(cfg: Config, jobs: int) -> list[Problem]:
-    """Finds everything that is wrong with the data sets of a config.
+    """Return all problems of the data sets of a config.
 
     Args:
         cfg: Config of mmdet or mmseg.
@@ -103,7 +104,7 @@ def check_all_data(cfg: Config, jobs: int) -> list[Problem]:
     problems, seen = [], []
     for name in LOADERS:
         for dataset in find_datasets(cfg.get(name) or {}):
-            # Most configs test on what they evaluate on.
+            # Most configs use one data set for validation and test.
             key = name == LOADERS[0], dataset
             if key not in seen:
                 seen.append(key)
@@ -116,17 +117,18 @@ def check_all_data(cfg: Config, jobs: int) -> list[Problem]:
 def verify_images(runner: Runner) -> None:
     """Put :class:`ravlt.data.check.verify.VerifyImages` before every image loader.
 
-    The config's ``bad_images`` says what a training image does that is broken or unlike
-    its labels: ``'error'`` (default) or ``'skip'``. In evaluation it is always an
-    error, because leaving an image out would change the metric. ``'off'`` adds nothing.
-    Remote images would be downloaded twice, so they are left out, with a warning.
+    For a training image that is damaged or does not fit its labels, the config's
+    ``bad_images`` selects ``'error'`` (default) or ``'skip'``. In evaluation it is
+    always an error, because skipping an image would change the metric. ``'off'`` adds
+    no step. Remote images are not checked, since they would be downloaded twice; a
+    warning reports this.
 
-    The hosts' inferencers expect an image loader first in a pipeline, so the step goes
-    into the dataloaders that the runner builds and not into ``runner.cfg``, which work
-    directories and checkpoints keep.
+    The hosts' inferencers expect an image loader first in a pipeline. The step
+    therefore goes into the dataloaders that the runner builds and not into
+    ``runner.cfg``, which is saved in work directories and checkpoints.
 
     Args:
-        runner: Runner that has built none of its dataloaders yet.
+        runner: Runner that has not built a dataloader yet.
     """
     action = _action(runner.cfg)
     if action == "off":
@@ -157,7 +159,7 @@ def verify_images(runner: Runner) -> None:
 
 
 def remove_verification(cfg: Config) -> None:
-    """Remove the step of :func:`verify_images` from a config that a 0.1.0 run left.
+    """Remove the step of :func:`verify_images` from a config that version 0.1.0 wrote.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
@@ -171,7 +173,7 @@ def remove_verification(cfg: Config) -> None:
 
 
 def _num_classes(cfg: Config) -> int | None:
-    """The number of classes of a segmentor's heads, if they have one."""
+    """Return the smallest number of classes of a segmentor's heads, if there is one."""
     heads = (cfg.get("model") or {}).get("decode_head") or []
     heads = heads if isinstance(heads, list) else [heads]
     return min((h["num_classes"] for h in heads if h.get("num_classes")), default=None)

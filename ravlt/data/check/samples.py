@@ -1,4 +1,4 @@
-"""Checks of image files and of label maps, one sample at a time."""
+"""Check the image file and the label map of a sample."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,15 @@ from .problems import ERROR, WARNING, Problem
 
 @dataclass(frozen=True)
 class Sample:
-    """The files of a sample, and how they are read.
+    """The files of a sample, and how the pipeline reads them.
 
     Attributes:
-        image: Path; None if there are only labels.
-        size: Height and width in the annotations; None if they do not say.
+        image: Path of the image; None if there are only labels.
+        size: Height and width in the annotations; None if they contain no size.
         labels: Path of the label map, if there is one.
-        rule: How its values are read; None if it is only looked at as an image.
-        turns: Whether the loader turns images by EXIF.
-        opencv: Whether OpenCV decodes them.
+        rule: Mapping from its values to classes; None to check only that it decodes.
+        turns: Whether the loader rotates images by their EXIF orientation.
+        opencv: Whether OpenCV decodes the image.
         backend_args: As in the host's loading transforms.
     """
 
@@ -44,18 +44,19 @@ class Sample:
         imdecode_backend: str = "cv2",
         backend_args: dict | None = None,
     ) -> "Sample":
-        """Makes one of what a dataset gives to its pipeline.
+        """Create a sample from the dict that a dataset passes to its pipeline.
 
         Args:
-            info: Paths, height and width, and how labels are read.
-            num_classes: Of the segmentor; None leaves labels' values unchecked.
+            info: Paths, height and width, and MMSegmentation's settings for labels.
+            num_classes: Number of classes of the segmentor; None leaves the values of
+                labels unchecked.
             color_type: As in the host's ``LoadImageFromFile``.
-            imdecode_backend: As there.
-            backend_args: As there.
+            imdecode_backend: As in the host's ``LoadImageFromFile``.
+            backend_args: As in the host's ``LoadImageFromFile``.
         """
         stated = info.get("height"), info.get("width")
         rule = None
-        if "reduce_zero_label" in info:  # so that MMSegmentation reads it
+        if "reduce_zero_label" in info:  # a data set of MMSegmentation
             reduce, label_map = info["reduce_zero_label"], info.get("label_map")
             rule = LabelRule(num_classes, reduce, label_map)
         return cls(
@@ -70,10 +71,10 @@ class Sample:
 
 
 def read_file(path: str, backend_args: dict | None = None) -> tuple[bytes, Header]:
-    """Reads a file and its header.
+    """Read a file and its header.
 
     Raises:
-        BadFile: If it cannot be read, is no image or a decompression bomb.
+        BadFile: If the file cannot be read, is no image or a decompression bomb.
     """
     try:
         data = get(path, backend_args=backend_args)
@@ -85,13 +86,13 @@ def read_file(path: str, backend_args: dict | None = None) -> tuple[bytes, Heade
 
 
 def check_image(sample: Sample) -> tuple[Header, tuple[int, int] | None]:
-    """Decodes the image of a sample in small.
+    """Decode the image of a sample at reduced resolution and check its size.
 
     Returns:
         The header; height and width as loaded, None if they are not known.
 
     Raises:
-        BadFile: If it cannot be used.
+        BadFile: If the image cannot be decoded or does not fit the annotations.
     """
     data, header = read_file(sample.image, sample.backend_args)
     check_pixels(data, header, sample.opencv)
@@ -106,17 +107,17 @@ def check_image(sample: Sample) -> tuple[Header, tuple[int, int] | None]:
 
 
 def check_label_map(sample: Sample, size: tuple[int, int] | None) -> np.ndarray | None:
-    """Decodes the label map of a sample, which must be there.
+    """Decode and check the label map of a sample.
 
     Args:
-        sample: The sample.
+        sample: Sample with a label map.
         size: Height and width of its image as loaded, if known.
 
     Returns:
         The values in the file, (H, W); None without a rule.
 
     Raises:
-        BadFile: If it cannot be used.
+        BadFile: If the label map cannot be decoded or its labels cannot be used.
     """
     data, header = read_file(sample.labels, sample.backend_args)
     if sample.rule is None:
@@ -125,11 +126,11 @@ def check_label_map(sample: Sample, size: tuple[int, int] | None) -> np.ndarray 
 
 
 def check_sample(sample: Sample) -> list[Problem]:
-    """Finds what is wrong with the files of a sample."""
+    """Return the problems of a sample's files."""
     problems, size = [], None
     try:
         header, size = check_image(sample)
-        for kind, detail in _surprises(header, sample):
+        for kind, detail in _silent_changes(header, sample):
             problems.append(Problem(WARNING, kind, sample.image, detail))
     except BadFile as error:
         problems.append(Problem(ERROR, "bad-file", sample.image, str(error)))
@@ -146,16 +147,16 @@ def check_sample(sample: Sample) -> list[Problem]:
     return problems
 
 
-def _surprises(header: Header, sample: Sample) -> Iterator[tuple[str, str]]:
-    """What a loader does without saying it."""
+def _silent_changes(header: Header, sample: Sample) -> Iterator[tuple[str, str]]:
+    """Yield kind and detail of each change that a loader makes without a message."""
     if header.pixels > HUGE_PIXELS:
         detail = f"{header.pixels:,} pixels, {3 * header.pixels / 1e9:.1f} GB as RGB"
         yield "image-huge", detail + "; not decoded here"
-    told = sample.size or sample.labels
+    has_size = sample.size or sample.labels
     if (
         sample.turns
         and header.orientation > 1
-        and not (told and header.upright != header.size)
+        and not (has_size and header.upright != header.size)
     ):
         yield "image-turned", f"EXIF orientation {header.orientation}"
     if "16" in header.raw_mode or "16" in header.mode:

@@ -1,4 +1,4 @@
-"""A pipeline step that finds bad samples before a loader makes something of them."""
+"""Pipeline step that detects bad files before they are loaded."""
 
 import logging
 from collections.abc import Mapping
@@ -15,24 +15,26 @@ from .samples import Sample, check_image, check_label_map
 
 @TRANSFORMS.register_module()
 class VerifyImages:
-    """Check the files of a sample before they are loaded, and name the bad one.
+    """Pipeline step that checks the files of a sample before they are loaded.
 
     Each image is decoded once more, at reduced resolution, because OpenCV before 5
-    decodes a truncated JPEG without an error and fills the rest with grey. The image's
-    size, upright by EXIF as the loader turns it, must be that of the annotations and of
-    the label map. The values in MMSegmentation's label maps must stand for classes.
+    decodes a truncated JPEG without an error and fills the rest with grey. The size of
+    the image, after the EXIF rotation if the loader applies it, must be that of the
+    annotations and of the label map. The values in MMSegmentation's label maps must be
+    classes.
 
     A sample whose files passed is not read again until a file or a setting changes.
 
     Args:
-        on_error: ``'error'`` raises; ``'skip'`` logs a warning that counts, and returns
+        on_error: ``'error'`` raises; ``'skip'`` logs a warning with a count and returns
             None, so that a training set draws another sample.
         backend_args: As in the host's loading transforms.
-        num_classes: Of the segmentor; None leaves labels' values unchecked.
+        num_classes: Number of classes of the segmentor; None leaves the values of
+            labels unchecked.
         color_type: As in the host's ``LoadImageFromFile``.
-        imdecode_backend: As there.
-        passed: File that keeps which samples passed, see :class:`PassedChecks`; None
-            remembers them within each process.
+        imdecode_backend: As in the host's ``LoadImageFromFile``.
+        passed: File that records which samples passed, see :class:`PassedChecks`; None
+            keeps the record in each process only.
     """
 
     def __init__(
@@ -55,22 +57,22 @@ class VerifyImages:
         self.skipped = 0
 
     def __call__(self, results: dict) -> dict | None:
-        """Pass a good sample on.
+        """Return a good sample unchanged.
 
         Args:
-            results: A sample with the paths of its files. What the hosts' inferencers
-                put in front of a pipeline (a path, pixels) passes; they load it.
+            results: Sample with the paths of its files. Paths and arrays, which the
+                hosts' inferencers put into a pipeline, are returned unchecked.
 
         Returns:
-            The same dict, or None for a bad sample in ``'skip'`` mode.
+            The argument, or None for a bad sample in ``'skip'`` mode.
 
         Raises:
-            RAVLTError: For a bad sample in ``'error'`` mode; names the file.
+            RAVLTError: If the sample is bad in ``'error'`` mode; names the file.
         """
         if not isinstance(results, Mapping):
             return results
         sample = Sample.of(results, **self.reading)
-        # Before the files are read: what is written after that has another state.
+        # Before reading, so that a file that is written meanwhile is checked again.
         states = file_state(sample.image), file_state(sample.labels)
         key = fingerprint(sample, *states)
         if self.passed.find(key) is not None:
