@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluates a checkpoint of a detector or a segmentor."""
+"""Evaluate a checkpoint of a detector or a segmentor."""
 
 import argparse
 import os
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def save_predictions(cfg: Config, out: str) -> None:
-    """Makes the evaluator write what was predicted; refuses to overwrite."""
+    """Let the evaluator write the predictions; refuse to overwrite files."""
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         raise RAVLTError(f"--out '{out}' exists; name another place or remove it.")
     if is_segmentation(cfg):
@@ -61,7 +61,7 @@ def save_predictions(cfg: Config, out: str) -> None:
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Makes the host's visualisation hook draw every image."""
+    """Let the host's visualisation hook draw every image."""
     hook = cfg.default_hooks.get("visualization")
     if hook is None:
         raise RAVLTError(
@@ -76,14 +76,14 @@ def draw_predictions(cfg: Config, folder: str) -> None:
 
 
 def augment(cfg: Config) -> None:
-    """Switches the test set to the config's, or the host's, augmentation."""
+    """Use the test-time augmentation of the config, or a horizontal flip."""
     if "tta_model" not in cfg:
         if is_segmentation(cfg):
             raise RAVLTError("--tta needs tta_model in the config; add one.")
         import ravlt.inference.tta  # noqa: F401 (registers the model; needs mmdet)
 
         cfg.custom_imports.imports.append("ravlt.inference.tta")
-        # As mmdet's own tool: horizontal flip, merged by NMS.
+        # As in mmdet's test.py: NMS merges the detections of both images.
         cfg.tta_model = dict(
             type="MaskTTAModel",
             tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
@@ -96,9 +96,9 @@ def augment(cfg: Config) -> None:
 
 
 def flip_pipeline(pipeline: list) -> list:
-    """A test pipeline of which each image is seen as it is and mirrored."""
+    """Return a test pipeline that yields each image unchanged and mirrored."""
     *steps, pack = pipeline
-    if "meta_keys" in pack:  # the default has them
+    if "meta_keys" in pack:  # the default has the keys below
         keys = (*pack["meta_keys"], "flip", "flip_direction")
         pack = ConfigDict(pack, meta_keys=tuple(dict.fromkeys(keys)))
     return [

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains a detector or a segmentor, from a config of ours or of the hosts."""
+"""Train a detector or a segmentor, from a config of this repository or the hosts."""
 
 import argparse
 from contextlib import nullcontext

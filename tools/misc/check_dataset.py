@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Reports everything that is wrong with the data sets of a config, in one pass.
+"""Report all problems of a config's data sets in one pass.
 
-The exit status is 1 if there is an error: something that stops training or teaches it
-something wrong. Warnings are of what is loaded otherwise than it looks.
+The exit status is 1 if there is an error, with which training stops or learns wrong
+labels. Warnings are of data that are loaded differently from what a viewer shows.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Prints a config with all that it inherits. A config is code: printing it runs it."""
+"""Print a config with all inherited keys. Reading a config runs its Python code."""
 
 import argparse
 
