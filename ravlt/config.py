@@ -1,4 +1,4 @@
-"""Read configs of mmdet and mmseg: files, and what stands where in them."""
+"""Read config files of mmdet and mmseg, and find types and parts in configs."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -20,20 +20,21 @@ _REGISTERED = {"PretrainedInit": "Pretrained", "SyncBatchNorm": "SyncBN"}
 def load_config(
     path: str, options: dict | None = None, allow_failed_imports: bool = False
 ) -> Config:
-    """Reads a config file, or one of the hosts by ``mmdet::`` or ``mmseg::``.
+    """Read a config file, or a config of the hosts by ``mmdet::`` or ``mmseg::``.
 
     Args:
-        path: A file, or e.g. ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
-        options: Changes in the form of ``--cfg-options``.
-        allow_failed_imports: Also read a config whose ``custom_imports`` are not
-            installed, to change it.
+        path: Path of a file, or for example
+            ``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``.
+        options: Dotted keys and values, as from ``--cfg-options``.
+        allow_failed_imports: Whether to read a config even if its ``custom_imports``
+            are not installed.
 
     Returns:
-        The config. If it has no ``default_scope``, as those in pure Python, it gets
-        that of its model.
+        The config. If it has no ``default_scope``, as pure Python configs, it gets the
+        scope of its model.
 
     Raises:
-        RAVLTError: If there is no such config, or it has no model.
+        RAVLTError: If the config does not exist or has no model.
         ImportError: If one of its ``custom_imports`` fails.
     """
     _find_bases_of_the_forks()
@@ -69,7 +70,7 @@ def load_config(
 
 
 def _find_file(path: str) -> str:
-    """Return the file of a config, which may be one of the hosts."""
+    """Return the path of a config file, also for a config of the hosts."""
     host, separator, name = path.partition("::")
     if not separator:
         return path
@@ -77,38 +78,38 @@ def _find_file(path: str) -> str:
 
 
 def _restore_classes(node) -> None:
-    """Replace full names of classes and functions by what they name.
+    """Replace full names of classes and functions by the objects.
 
-    A run writes a config in pure Python with such names. mmcv and mmdet resolve some of
-    them (NMS, RoIAlign) only if they are short.
+    A run with a pure Python config writes full names. mmcv and mmdet look up some types
+    (NMS, RoIAlign) by short names or objects only.
     """
     if isinstance(node, list | tuple):
         for item in node:
             _restore_classes(item)
     elif isinstance(node, dict):
-        for value in dict.values(node):  # those of a ConfigDict import classes
+        for value in dict.values(node):  # values() of a ConfigDict imports classes
             _restore_classes(value)
         kind = dict.get(node, "type")
-        # With one dot, the first part is a scope.
+        # In a name with one dot, the first part is a scope.
         if isinstance(kind, str) and kind.count(".") > 1:
             module, _, name = kind.rpartition(".")
             node["type"] = LazyObject(module, name)
 
 
 def _find_bases_of_the_forks() -> None:
-    # mmengine asks for the distribution that holds ``mmseg::``, and its fork (0.10.12)
-    # still for the original's. The module has the same name in both.
+    # For ``mmseg::``, mmengine and its fork (0.10.12) look for the distribution
+    # mmsegmentation. The fork of mmseg has another one, with the same module name.
     if not is_installed("mmsegmentation") and is_installed("mmseg"):
         MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
 def type_name(part: Mapping, key: str = "type") -> str:
-    """Return the name under which the type of a part of a config is registered.
+    """Return the registered name of the type of a part of a config.
 
     Args:
         part: A dict whose ``type`` is a name, with or without a scope
-            (``'mmdet.CocoMetric'``), or a class, as in configs in pure Python. In a
-            config that a run leaves, a class is its full name
+            (``'mmdet.CocoMetric'``), or a class, as in pure Python configs. A config
+            that a run writes has the full name of the class
             (``'mmdet.evaluation.CocoMetric'``).
         key: Key of the type.
 
@@ -142,7 +143,7 @@ def find_class(part: Mapping, registry: Registry, scope: str | None) -> type | N
 def find_scope(cfg: Config) -> str | None:
     """Return the scope of a config: its own, or the host of its model's class.
 
-    Configs in pure Python have none of their own.
+    Pure Python configs have no ``default_scope``.
     """
     if cfg.get("default_scope"):
         return cfg["default_scope"]
@@ -153,12 +154,12 @@ def find_scope(cfg: Config) -> str | None:
 
 
 def is_segmentation(cfg: Config) -> bool:
-    """Return whether a config is one of mmseg, not of mmdet."""
+    """Return whether a config is for mmseg, not for mmdet."""
     return find_scope(cfg) == "mmseg"
 
 
 def find_datasets(loader: Mapping) -> Iterator[dict]:
-    """Yield each innermost dataset config of a dataloader, whatever wraps it."""
+    """Yield each innermost dataset config of a dataloader, inside all wrappers."""
     pending = [loader.get("dataset")]
     while pending:
         node = pending.pop()

@@ -1,8 +1,8 @@
-"""Point the data sets of a config to another folder, and record which one a run uses.
+"""Point the data sets of a config to another folder, and record the folder of a run.
 
-mmengine writes the config of a run into its work directory. The folder that the command
-line gave stands there under a key of its own, so that commands that continue the run
-find it, and a folder that the user changes in the config file is not overruled.
+mmengine writes the config of a run into its work directory. A key of its own records
+the folder from the command line there, so that commands that continue the run find it.
+A ``data_root`` that the user changes in the config file keeps its effect.
 """
 
 import ast
@@ -16,7 +16,7 @@ _RECORD = "data_root_of_run"
 
 
 def set_data_root(cfg: Config, root: str) -> None:
-    """Points every dataset and evaluator of a config to another folder.
+    """Point every dataset and evaluator of a config to another folder.
 
     Args:
         cfg: Config of mmdet or mmseg, changed in place.
@@ -36,7 +36,7 @@ def set_data_root(cfg: Config, root: str) -> None:
 
 
 def _moved(path: str, old: list[str], root: str) -> str:
-    """Return a path with the first of the old roots that it lies in replaced."""
+    """Replace the first of the old roots that contains a path."""
     for prefix in old:
         folder = os.path.join(prefix, "")
         if path.startswith(folder):
@@ -49,7 +49,7 @@ def record_data_root(cfg: Config, root: str) -> None:
 
     Args:
         cfg: Config, changed in place.
-        root: Folder; a relative one is recorded for commands in other folders, too.
+        root: Folder; a relative path is recorded as an absolute one.
     """
     cfg[_RECORD] = root if "://" in root else os.path.abspath(root)
 
@@ -57,14 +57,16 @@ def record_data_root(cfg: Config, root: str) -> None:
 def recorded_data_root(cfg: Config, folder: str) -> str | None:
     """Return the folder that a run of the same config recorded.
 
-    The file is parsed and not executed, because it may have come with a checkpoint.
+    The file is parsed and not executed, because it may be of another author, as one
+    that was downloaded with a checkpoint.
 
     Args:
         cfg: A config that was read from a file.
         folder: Work directory of the run.
 
     Returns:
-        None if no other config of that file's name in there records a folder.
+        The folder; None if the work directory has no other config of the same file
+        name, or that config records none.
     """
     path = os.path.join(folder, os.path.basename(cfg.filename))
     if not os.path.isfile(path) or os.path.samefile(path, cfg.filename):
