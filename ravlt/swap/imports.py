@@ -1,6 +1,7 @@
 """Modules that a config imports: RAVLT, and no longer those of the old backbone."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 from mmengine.config import Config
 
@@ -21,9 +22,14 @@ def import_changes(cfg: Config, swapped: Config, sites: Sequence[Site]) -> list[
     imports = cfg.get("custom_imports") or {}
     names = imports.get("imports") or []
     names = [names] if isinstance(names, str) else list(names)
-    # Parts of any other package may stand elsewhere in the config without its name.
-    packages = _ZOOS & {_package(site.backbone["type"]) for site in sites}
-    gone = {p for p in packages if not _names_part_of(p, swapped.to_dict())}
+    packages = {_package(site.backbone["type"]) for site in sites} - {None}
+    gone = {
+        package
+        for package in packages
+        # Another package may register parts that the config names without it.
+        if (package in _ZOOS or find_spec(package) is None)
+        and not _names_part_of(package, swapped.to_dict())
+    }
     kept = [name for name in names if name.partition(".")[0] not in gone]
     whys = [f"only the old backbone needs {name}" for name in names if name not in kept]
     if "ravlt" not in kept:

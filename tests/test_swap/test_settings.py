@@ -106,6 +106,12 @@ def test_the_package_of_the_old_backbone_is_imported_no_more():
     )
 
 
+def test_an_installed_package_may_register_other_parts(monkeypatch):
+    monkeypatch.setattr("ravlt.swap.imports.find_spec", lambda name: object())
+    imports = swap_backbone(on_absent_backbone(RETINANET)).custom_imports.imports
+    assert imports == ["absent_package.models", "ravlt"]
+
+
 def test_a_package_that_another_part_needs_stays():
     cfg = on_absent_backbone(RETINANET)
     cfg.model.bbox_head.loss_cls.type = "absent_package.Loss"
