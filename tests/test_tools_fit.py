@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from helpers.tool_runs import read_metrics, train
+from helpers.toy_runs import Toy, batches, run
 from ravlt.weights.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.integration
@@ -113,3 +115,33 @@ def test_a_run_resumes_only_what_fits(shapes, other_classes):
     error = train(other_classes.parent / "run", *line).error()
     assert "2 of another shape in decode_head" in error
     assert error.endswith(", or start anew with it as load_from.")
+
+
+def test_config_of_a_resumed_run(seg_run, shapes, tensors, tmp_path):
+    """It has ``resume=True``; an evaluation needs neither optimizer nor training set."""
+    path = save(tmp_path / "weights.pth", dict(state_dict=tensors))
+    tested = seg_run.test(shapes, options={"resume": True}, checkpoint=path)
+    assert "mIoU" in tested.succeeded().out
+
+
+class Renaming(Hook):
+    """Rename tensors of somebody else's program, as users do."""
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        found = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            key.replace("encoder.", "linear."): value for key, value in found.items()
+        }
+
+    def before_train(self, runner) -> None:
+        self.loaded = runner.model.linear.weight.item()
+
+
+def test_hooks_of_users_rename_tensors_first(tmp_path):
+    state = Toy().state_dict()
+    state = {k.replace("linear.", "encoder."): v + 1 for k, v in state.items()}
+    torch.save(dict(state_dict=state), tmp_path / "other.pth")
+    renaming, fit = Renaming(), dict(type="CheckpointFitHook", strict=True)
+    path = tmp_path / "other.pth"
+    run(tmp_path, batches(1.0), {}, [fit, renaming], load_from=path)
+    assert renaming.loaded == 1.5

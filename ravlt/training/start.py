@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
@@ -43,6 +43,13 @@ def build_runner(cfg: Config) -> Runner:
         cfg: Config of mmdet or mmseg.
     """
     if cfg.get("runner_type"):
+        print_log(
+            f"The runner {cfg.runner_type} is not tested with this tool: checkpoints "
+            f"that are folders do not resume, and the checks of the checkpoint, the "
+            f"batch size and the warm-up are left out; use the host's own tool.",
+            logger="current",
+            level=logging.WARNING,
+        )
         return RUNNERS.build(cfg)
     return ShortStartRunner.from_cfg(cfg)
 

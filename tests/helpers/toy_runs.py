@@ -33,7 +33,7 @@ def batches(*firsts: float) -> list[dict]:
     return [{"inputs": x} for first in firsts for x in (first, 0.5 * first - 1)]
 
 
-def run(work_dir, data: list[dict], wrapper: dict, hooks=()) -> Runner:
+def run(work_dir, data: list[dict], wrapper: dict, hooks=(), load_from=None) -> Runner:
     """Train for one epoch."""
     torch.manual_seed(0)
     runner = Runner(
@@ -50,6 +50,7 @@ def run(work_dir, data: list[dict], wrapper: dict, hooks=()) -> Runner:
         default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
         custom_hooks=[*hooks, dict(type="StopOnNonFiniteHook")],
         default_scope="mmengine",
+        load_from=load_from and str(load_from),
         experiment_name=str(work_dir),
         log_level="ERROR",
     )

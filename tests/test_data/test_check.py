@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
@@ -18,6 +19,7 @@ from helpers.tool_runs import DET, SEG, Run, train
 from ravlt.config import LOADERS
 from ravlt.data.check import image_file
 from ravlt.data.check.coco import Use, check_coco, read_coco
+from ravlt.data.check.dataset import build_bare, is_coco, use_of
 from ravlt.data.check.image_file import BadFile, read_header
 from ravlt.data.check.label_file import LabelRule
 from ravlt.data.check.masks import run_lengths
@@ -189,3 +191,19 @@ def test_training_with_bad_annotations(tmp_path, data):
     assert "Skipped 1 of 16 images for their annotations: " in run.out + run.err
     (copy,) = (tmp_path / "b/work").glob("sound_*.json")
     assert [r["id"] for r in json.loads(copy.read_text())["images"]] == [*range(2, 17)]
+
+
+def test_data_sets_of_other_libraries_are_no_coco():
+    assert not is_coco(torch.utils.data.TensorDataset(torch.zeros(1)))
+
+
+def test_images_without_annotations_are_for_semi_supervised_training(root):
+    """mmdet has such a file for its Soft Teacher."""
+    empty = dict(annotations=[])
+    assert "nothing" in kinds(root, Use(CLASSES), **empty)
+    assert "nothing" not in kinds(root, Use(CLASSES, labels=False), **empty)
+    file = str(root / "annotations/instances_training.json")
+    bare = build_bare(dict(type="CocoDataset", ann_file=file), "mmdet")
+    for step, labels in (("LoadAnnotations", True), ("LoadEmptyAnnotations", False)):
+        config = dict(pipeline=[dict(type="LoadImageFromFile"), dict(type=step)])
+        assert use_of(bare, config, training=True).labels is labels

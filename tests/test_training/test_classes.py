@@ -163,3 +163,18 @@ def test_tools_refuse(tmp_path, shapes, tool):
         run = Run(tool, line, tmp_path)
     loader = tool.removesuffix(".py") + "_dataloader"
     assert run.error().startswith(f"error: {key}=3 does not fit {loader}.dataset")
+
+
+def test_heads_that_the_hosts_do_not_have_are_a_warning(warned):
+    cfg = change(DET)
+    cfg.model.attribute_head = dict(type="Mine", num_classes=10)
+    check_classes(cfg, ("train_dataloader",))
+    (line,) = warned
+    assert line.startswith("model.attribute_head.num_classes=10 does not fit train_")
+
+
+def test_the_comparison_can_be_turned_off():
+    cfg = change(DET, **{"model.roi_head.bbox_head.num_classes": 3})
+    assert "bbox_head.num_classes=3" in refusal(cfg)
+    cfg.bad_images = "off"
+    check_classes(cfg, ("train_dataloader",))

@@ -5,9 +5,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hooks import Hook
 from mmengine.model import PretrainedInit
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.registry import HOOKS, LOOPS, Registry
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch import nn
 
 from helpers.tool_runs import DET, SEG
@@ -116,6 +118,24 @@ def test_safety_of_ours(config, metric):
     once = cfg.to_dict()
     add_safety(cfg)
     assert cfg.to_dict() == once
+
+
+def test_classes_of_somebody_else_stay():
+    """Also if their names are mmengine's."""
+    for name, base in (("CheckpointHook", Hook), ("IterBasedTrainLoop", BaseLoop)):
+        registry = HOOKS if base is Hook else LOOPS
+        child = Registry(registry.name, scope="mine", parent=registry)
+        child.register_module(name, module=type(name, (base,), {}))
+    loop = dict(type="mine.IterBasedTrainLoop", max_iters=3)
+    hook = dict(type="mine.CheckpointHook")
+    cfg = Config(dict(default_hooks=dict(checkpoint=hook), train_cfg=loop))
+    try:
+        add_safety(cfg)
+    finally:
+        HOOKS.children.pop("mine")
+        LOOPS.children.pop("mine")
+    assert cfg.train_cfg.to_dict() == loop
+    assert cfg.default_hooks.checkpoint.to_dict() == hook
 
 
 def test_safety_can_be_turned_off():

@@ -273,3 +273,25 @@ def test_wrapped_pipelines_are_verified():
     pipeline = runner._train_dataloader.dataset.dataset.pipeline
     kinds = [step["type"] for step in pipeline]
     assert kinds == ["VerifyImages", "LoadImageFromFile", "LoadAnnotations"]
+
+
+def test_tuples_of_datasets_and_steps():
+    datasets = (inner("a"), inner("b"))
+    loader = dict(dataset=dict(type="ConcatDataset", datasets=datasets))
+    assert names(loader["dataset"]) == ["a", "b"]
+    for pipeline in verified(config_of(tuple(steps()))):
+        assert pipeline == [verification(), *steps()]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        dict(ann_file=["a.json", "b.json"]),
+        dict(ann_file="s3://bucket/train.json"),
+        dict(data_prefix="images"),
+    ],
+)
+def test_data_of_other_kinds_are_left_to_the_data_set(tmp_path, keys):
+    (tmp_path / "images").mkdir()
+    dataset = dict(type="Mine", data_root=str(tmp_path), **keys)
+    check_data(Config(dict(train_dataloader=dict(dataset=dataset))))

@@ -171,3 +171,15 @@ def test_checksums_can_be_turned_off(tmp_path):
     assert _read_seed(str(path), checksums=False) == 7
     with pytest.raises(RAVLTError, match="is damaged"):
         _read_seed(str(path), checksums=True)
+
+
+def test_resume_in_the_config(work):
+    """As mmengine reads it: with ``load_from``, else the newest of the work folder."""
+    cfg = Config(dict(work_dir=str(work), resume=True))
+    set_resume(cfg, None)
+    newest = cfg.load_from
+    assert cfg.resume and newest == resumed(work, "auto")
+    named = str(next(p for p in work.glob("*.pth") if str(p) != newest))
+    cfg = Config(dict(work_dir=str(work), resume=True, load_from=named))
+    set_resume(cfg, None)
+    assert cfg.load_from == named

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -14,6 +15,7 @@ from helpers.toy_runs import Toy
 from ravlt.errors import RAVLTError
 from ravlt.models.attention import CORES
 from ravlt.training import start
+from ravlt.training.guards import signals
 from ravlt.training.start import build_runner, check_backbones
 
 
@@ -135,3 +137,36 @@ def test_size_of_the_backbone():
     assert start._describe_model(Net()) == (
         "Net, 3.50 M parameters, 3.00 M of them in Linear"
     )
+
+
+@pytest.mark.parametrize(
+    ("meta", "text"),
+    [
+        (None, "2 images"),
+        ({}, "2 images"),
+        (dict(classes=None), "2 images"),
+        (dict(classes=(1, 2)), "2 images, 2 classes (1, 2)"),
+        (dict(classes=np.array(["a", "b"])), "2 images, 2 classes (a, b)"),
+    ],
+)
+def test_data_sets_of_any_class_are_described(meta, text):
+    class Data(list):
+        metainfo = meta
+
+    loader = SimpleNamespace(dataset=Data([0, 1]))
+    assert start._describe_data(loader) == text
+
+
+def test_a_loader_without_data_set_is_described():
+    assert start._describe_data(iter(())) == "images"
+
+
+def test_workers_survive_sigterm_in_any_loop(tmp_path):
+    """Also with ``safety.exact_resume=False``, which leaves the loops as they are."""
+    runner = _toy_runner(tmp_path, by_epoch=True)
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    loader = runner.build_dataloader(dict(dataset=[0], batch_size=1, sampler=sampler))
+    assert loader.worker_init_fn.func is signals._start_worker
+    once = loader.worker_init_fn
+    signals.shield_workers(loader)
+    assert loader.worker_init_fn is once

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import ConstantLR, LinearLR
+from mmengine.optim import ConstantLR, LinearLR, ReduceOnPlateauLR
 from torch import nn
 
 from ravlt.training.guards import warmup
@@ -40,6 +40,11 @@ def test_long_warm_up_of_one_of_several_optimizers(warned):
     warmup.warn_of_long_warmup(runner_of({"a": [], "b": [constant]}))
     assert len(warned) == 1
     assert "by param_scheduler.b.0 (ConstantLR) lasts 2 of 10 epochs" in warned[0]
+
+
+def test_a_rate_that_falls_on_plateaus_is_no_warm_up(warned):
+    warmup.warn_of_long_warmup(runner_of([rate(ReduceOnPlateauLR, monitor="loss")]))
+    assert not warned
 
 
 def test_quadratic_warm_up(warned):

@@ -1,5 +1,6 @@
 """Downloads from a local server: verified, and stored completely or not at all."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ravlt.errors import RAVLTError
 from ravlt.weights import download
@@ -202,3 +204,14 @@ def test_a_kill_leaves_no_file_of_the_name(secure, cache, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fetch("https://host/a.pth")
     assert left(cache) == []
+
+
+def test_disks_without_locks(secure, cache, monkeypatch):
+    """As some network file systems are."""
+
+    def refuse(self) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    secure(None)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert Path(fetch("https://host/name.pth")).read_bytes()
