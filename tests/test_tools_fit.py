@@ -118,10 +118,10 @@ def test_a_run_resumes_only_what_fits(shapes, other_classes):
 
 
 def test_config_of_a_resumed_run(seg_run, shapes, tensors, tmp_path):
-    """It has ``resume=True``; an evaluation needs neither optimizer nor training set."""
+    """It has ``resume=True``; an evaluation needs no optimizer and no training set."""
     path = save(tmp_path / "weights.pth", dict(state_dict=tensors))
-    tested = seg_run.test(shapes, options={"resume": True}, checkpoint=path)
-    assert "mIoU" in tested.succeeded().out
+    run_of_test = seg_run.test(shapes, options={"resume": True}, checkpoint=path)
+    assert "mIoU" in run_of_test.succeeded().out
 
 
 class Renaming(Hook):
