@@ -133,10 +133,13 @@ def test_argument_of_a_loader():
 
 
 def test_fault_of_code_keeps_its_traceback():
+    def measure(size: int) -> int:
+        return size
+
     @HOOKS.register_module()
     class BrokenHook:
         def __init__(self, size: int) -> None:
-            sorted([size], length=size)
+            measure(size, length=size)
 
     try:
         with pytest.raises(TypeError, match="unexpected keyword") as raised:
