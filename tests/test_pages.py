@@ -113,7 +113,6 @@ def test_own_data(checkout):
         "my_detector": {"classes": f"({shapes})", "max_epochs": "2"},
         "my_segmentor": {
             "classes": f'("background", {shapes})',
-            "palette": "[[i, i, i] for i in range(6)]",
             "first_value": "1",
             "max_epochs": "5",
         },

@@ -25,7 +25,7 @@ dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(dataset=dict(**dataset, **train))
 val_dataloader = dict(dataset=dict(**dataset, **val))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + val["ann_file"])
+val_evaluator = dict(ann_file=data_root.rstrip("/") + "/" + val["ann_file"])
 test_evaluator = val_evaluator
 del dataset, train, val
 

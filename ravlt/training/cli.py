@@ -26,7 +26,8 @@ from ravlt.weights.checkpoint import use_safe_loading
 
 def run_cli(
     main: Callable[[], None],
-    remedy: str = "continue with --resume and the same --work-dir",
+    remedy: str = "continue with --resume and the same --work-dir, from the last "
+    "checkpoint",
 ) -> None:
     """Run a program and report errors that a user can fix in one line.
 

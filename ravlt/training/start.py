@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from ravlt.config import type_name
 from ravlt.training.batch_size import report_batch_size
+from ravlt.training.guards.schedule import warn_of_long_warmup, warn_of_other_length
 from ravlt.training.guards.signals import shield_workers
-from ravlt.training.guards.warmup import warn_of_long_warmup
 
 
 def check_backbones(cfg: Config) -> None:
@@ -102,8 +102,10 @@ class _StartHook(Hook):
     def before_train(self, runner) -> None:
         self.gate.is_open = True
         runner.logger.info("\n".join(("Training", *_summarize_training(runner))))
-        report_batch_size(runner.cfg)
+        if not runner.iter:  # else the checkpoint's learning rate goes on
+            report_batch_size(runner.cfg)
         warn_of_long_warmup(runner)
+        warn_of_other_length(runner)
 
     def before_test(self, runner) -> None:
         self.gate.is_open = True

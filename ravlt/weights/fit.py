@@ -70,7 +70,8 @@ class Fit:
         """Say what to do, as far as the differences show their cause."""
         parts = {_part(key) for key in self.loaded}
         inside = any(f"backbone.{key}" in self.own for key in self.found)
-        if parts == {"backbone"} or (not parts and inside):
+        only = {_part(key) for key in self.found} == {"backbone"}
+        if (parts == {"backbone"} and only) or (not parts and inside):
             return (
                 "it holds only a backbone, as a classifier's file does, so train with "
                 "it in model.backbone.init_cfg"

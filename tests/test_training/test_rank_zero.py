@@ -18,7 +18,7 @@ from helpers.tool_runs import SEG
 from ravlt.errors import RAVLTError
 from ravlt.training.checkpoints import resume
 from ravlt.training.checkpoints.resume import set_resume
-from ravlt.training.distributed import preparation
+from ravlt.training.distributed import group, preparation
 from ravlt.training.distributed.preparation import check_data_once, fetch_weights
 from ravlt.training.distributed.rank_zero import on_rank_zero
 from ravlt.training.distributed.same_start import SameStartHook
@@ -190,3 +190,12 @@ def test_bad_data_stop_a_run_of_two_with_one_sentence(tmp_path, shapes):
     assert lines and len(set(lines)) == 1
     assert "train_dataloader.dataset.data_root 'gone' does not exist" in lines[0]
     assert "RAVLTError" not in log
+
+
+def test_batch_norms_of_processes_without_gpus():
+    norm = dict(type="SyncBN", requires_grad=True)
+    model = dict(backbone=dict(norm_cfg=norm), decode_head=[dict(norm_cfg=norm)])
+    cfg = Config(dict(model=model))
+    group._replace_sync_bn(cfg.model)
+    expected = dict(norm_cfg=norm | dict(type="BN"))
+    assert cfg.model.to_dict() == dict(backbone=expected, decode_head=[expected])

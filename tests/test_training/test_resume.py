@@ -122,7 +122,8 @@ def test_interrupt_and_resume(tmp_path, shapes):
     assert run.interrupt() == 1
     assert "Traceback" not in run.err + run.out
     assert run.err.splitlines()[-1] == (
-        "interrupted: continue with --resume and the same --work-dir."
+        "interrupted: continue with --resume and the same --work-dir, from the last "
+        "checkpoint."
     )
     last = Path((tmp_path / "work/last_checkpoint").read_text())
     done = int(last.stem.removeprefix("iter_"))

@@ -7,6 +7,7 @@ a temporary folder on the disk to be measured.
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -89,15 +90,18 @@ def main() -> None:
     finite = median(lambda: hook.before_save_checkpoint(None, saved), cpu, args.repeat)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder, "iter_1.pth")
-        times = {}
-        for sync in (False, True):
-            backend.sync = sync
-            times[sync] = median(lambda: backend.put(data, path), cpu, args.repeat)
+        times = {False: [], True: []}
+        for _ in range(args.repeat):  # in turns, because the disk's speed drifts
+            for sync, seconds_of in times.items():
+                backend.sync = sync
+                seconds_of += measure_times(lambda: backend.put(data, path), cpu, 0, 1)
+                os.sync()  # what one write leaves would slow down the next
         with zipfile.ZipFile(path) as archive:
             checking = median(archive.testzip, cpu, args.repeat)
     print(f"checkpoint of {len(data) / 1e9:.2f} GB: {serializing:.2f} s to serialize")
-    print(f"  without sync: {times[False]:.2f} s to write")
-    print(f"sync_files: {times[True] - times[False]:.2f} s a checkpoint")
+    plain, synced = (statistics.median(times[sync]) for sync in (False, True))
+    print(f"  without sync: {plain:.2f} s to write")
+    print(f"sync_files: {synced - plain:.2f} s a checkpoint")
     print(f"finite_weights: {finite:.2f} s a checkpoint")
     print(f"checksums: {checking:.2f} s a resumed run")
 

@@ -40,6 +40,11 @@ def set_resume(cfg: Config, resume: str | None, checksums: bool = True) -> None:
         return
     path, seed = on_rank_zero(lambda: _choose(cfg.work_dir, resume, checksums))
     if path is None:
+        print_log(
+            f"There is no checkpoint in '{cfg.work_dir}', so a new run begins.",
+            logger="current",
+            level=logging.WARNING,
+        )
         return
     cfg.resume, cfg.load_from = True, path
     randomness = cfg.get("randomness") or {}

@@ -8,6 +8,8 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from ravlt.config import type_name
+
 
 def join_processes(cfg: Config) -> None:
     """Create the process group of a launcher's processes, which mmengine then uses.
@@ -31,6 +33,7 @@ def join_processes(cfg: Config) -> None:
 
 
 def _join_by_gloo(cfg: Config, seconds: float | None) -> None:
+    _replace_sync_bn(cfg.get("model"))
     dist.init_process_group("gloo", timeout=seconds and timedelta(seconds=seconds))
     # The settings of mmengine's default wrapper, without a device id.
     wrapper = dict(
@@ -40,3 +43,15 @@ def _join_by_gloo(cfg: Config, seconds: float | None) -> None:
     )
     wrapper.update(cfg.get("model_wrapper_cfg") or {}, device_ids=None)
     cfg.model_wrapper_cfg = wrapper
+
+
+def _replace_sync_bn(node) -> None:
+    """Replace SyncBN, which needs GPUs, by BN, as mmengine does in one process."""
+    if isinstance(node, dict):
+        if type_name(node) == "SyncBN":
+            node["type"] = "BN"
+        for value in node.values():
+            _replace_sync_bn(value)
+    elif isinstance(node, list | tuple):
+        for item in node:
+            _replace_sync_bn(item)

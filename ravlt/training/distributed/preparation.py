@@ -26,8 +26,8 @@ def check_data_once(cfg: Config, loaders: tuple[str, ...]) -> None:
     """
 
     def check() -> list:
-        check_data(cfg, loaders)
         check_classes(cfg, loaders)
+        check_data(cfg, loaders)
         return [dataset.get("ann_file") for dataset in _datasets(cfg, loaders)]
 
     files = on_rank_zero(check)

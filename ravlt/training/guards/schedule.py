@@ -1,10 +1,11 @@
-"""Warn of a warm-up that takes too much of a short schedule."""
+"""Warn of learning-rate schedules that do not fit the length of a run."""
 
 import logging
 from collections.abc import Iterator
 
 from mmengine.logging import print_log
 from mmengine.optim.scheduler import ConstantParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF
 
 _LARGEST_SHARE = 0.1
 
@@ -17,7 +18,7 @@ def warn_of_long_warmup(runner) -> None:
     """
     for key, scheduler in _find_schedulers(runner.param_schedulers):
         unit = "epochs" if scheduler.by_epoch else "iterations"
-        total = runner.max_epochs if scheduler.by_epoch else runner.max_iters
+        total = _length(runner, scheduler)
         if _warms_up(scheduler) and scheduler.end > _LARGEST_SHARE * total:
             print_log(
                 f"The warm-up by {key} ({type(scheduler).__name__}) lasts "
@@ -26,6 +27,40 @@ def warn_of_long_warmup(runner) -> None:
                 logger="current",
                 level=logging.WARNING,
             )
+
+
+def warn_of_other_length(runner) -> None:
+    """Log a warning if the last schedule of the learning rate ends before the run.
+
+    Overriding ``train_cfg.max_epochs`` alone does that: ``param_scheduler`` has the
+    length of the recipe.
+
+    Args:
+        runner: A runner whose schedulers and training loop are built.
+    """
+    ends = [
+        (scheduler.end / _length(runner, scheduler), key, scheduler)
+        for key, scheduler in _find_schedulers(runner.param_schedulers)
+        if scheduler.param_name == "lr" and not _warms_up(scheduler)
+    ]
+    if not ends:
+        return
+    share, key, scheduler = max(ends, key=lambda end: end[0])
+    if abs(share - 1) < _LARGEST_SHARE or scheduler.end >= INF:
+        return
+    unit = "epochs" if scheduler.by_epoch else "iterations"
+    print_log(
+        f"The learning rate follows {key} ({type(scheduler).__name__}) until "
+        f"{scheduler.end} {unit}, but the run has {_length(runner, scheduler)}; set "
+        f"its end, and what depends on it, to the run's length.",
+        logger="current",
+        level=logging.WARNING,
+    )
+
+
+def _length(runner, scheduler) -> int:
+    """Return the length of the run in the scheduler's unit."""
+    return runner.max_epochs if scheduler.by_epoch else runner.max_iters
 
 
 def _find_schedulers(schedulers, key: str = "param_scheduler") -> Iterator[tuple]:
