@@ -18,6 +18,8 @@ _UNUSED = re.compile(
 )
 # roi_head.bbox_head, decode_head, neck.
 _PART = re.compile(r"(?:\w+\.)*\w*head(?=\.)|\w+")
+# Parts of mmpretrain's classifiers.
+_CLASSIFIER = {"backbone", "neck", "head", "data_preprocessor"}
 _KINDS = ("missing", "unexpected", "of another shape")
 
 
@@ -70,8 +72,8 @@ class Fit:
         """Say what to do, as far as the differences show their cause."""
         parts = {_part(key) for key in self.loaded}
         inside = any(f"backbone.{key}" in self.own for key in self.found)
-        only = {_part(key) for key in self.found} == {"backbone"}
-        if (parts == {"backbone"} and only) or (not parts and inside):
+        classifier = {_part(key) for key in self.found} <= _CLASSIFIER
+        if (parts == {"backbone"} and classifier) or (not parts and inside):
             return (
                 "it holds only a backbone, as a classifier's file does, so train with "
                 "it in model.backbone.init_cfg"

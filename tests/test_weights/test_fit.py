@@ -118,6 +118,12 @@ def test_a_backbone_alone_is_recognized(saved, prefix):
     )
 
 
+def test_another_kind_of_model_is_no_backbone(saved):
+    given = {k: v for k, v in saved.items() if k.startswith("backbone.")}
+    _, fit = load_fitting(detector(), given | {"rpn_head.conv.weight": torch.ones(2)})
+    assert fit.remedy().startswith("give the config that it was trained with")
+
+
 def test_what_a_model_renames_fits(saved):
     saved["roi_head.bbox_head.shared.kernel"] = saved.pop(
         "roi_head.bbox_head.shared.weight"
