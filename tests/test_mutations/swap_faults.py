@@ -158,8 +158,8 @@ SWAP = {
         ),
         (
             "packages that other parts need are lost",
-            "if not _names_part_of(p, swapped.to_dict())}",
-            "if p}",
+            "and not _names_part_of(package, swapped.to_dict())",
+            "",
             "test_settings.py::test_a_package_that_another_part_needs_stays",
         ),
     ],
