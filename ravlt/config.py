@@ -158,6 +158,20 @@ def is_segmentation(cfg: Config) -> bool:
     return find_scope(cfg) == "mmseg"
 
 
+def find_parts(node) -> Iterator[dict]:
+    """Yield each dict of a config, however deep, an outer one before its parts.
+
+    Args:
+        node: Any value of a config.
+    """
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from find_parts(item)
+
+
 def find_datasets(loader: Mapping) -> Iterator[dict]:
     """Yield each innermost dataset config of a dataloader, inside all wrappers."""
     pending = [loader.get("dataset")]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import timm
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from ravlt.config import is_segmentation, load_config
 from ravlt.data.random_batch import make_batch
 from ravlt.errors import RAVLTError
 from ravlt.models import RAVLT
@@ -137,9 +137,7 @@ def autocast_to(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 
 
 def _build_config(name: str) -> nn.Module:
-    from ravlt.config import is_segmentation, load_config  # needs the hosts
-
-    cfg: Config = load_config(name)
+    cfg = load_config(name)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     for part in (cfg.model, cfg.model.get("backbone") or {}):
         part.pop("init_cfg", None)  # a measurement needs no pretrained weights

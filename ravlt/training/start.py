@@ -1,7 +1,7 @@
 """Start a run with a summary on the console and all details in the log file."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ravlt.config import type_name
+from ravlt.config import find_parts, type_name
 from ravlt.training.batch_size import report_batch_size
 from ravlt.training.guards.schedule import warn_of_long_warmup, warn_of_other_length
 from ravlt.training.guards.signals import shield_workers
@@ -30,7 +30,7 @@ def check_backbones(cfg: Config) -> None:
         RAVLTError: If an argument is wrong.
         TypeError: If an argument is unknown.
     """
-    for part in _parts(cfg.model):
+    for part in find_parts(cfg.model):
         if type_name(part) == "RAVLT":
             with torch.device("meta"):
                 MODELS.build(part)
@@ -154,7 +154,7 @@ def _describe_weights(runner: Runner) -> str:
         return runner.cfg.load_from
     files = [
         str(part["checkpoint"])
-        for part in _parts(runner.cfg.model)
+        for part in find_parts(runner.cfg.model)
         if type_name(part) == "Pretrained"
     ]
     return ", ".join(files) or "random"
@@ -175,13 +175,3 @@ def _describe_data(loader) -> str:
 def _places(runner: Runner) -> Iterator[str]:
     yield f"  work directory: {runner.work_dir}"
     yield f"  log, with the config and all settings: {runner.logger.log_file}"
-
-
-def _parts(node) -> Iterator[Mapping]:
-    """Yield each dict of a config."""
-    if isinstance(node, Mapping):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for item in node:
-            yield from _parts(item)

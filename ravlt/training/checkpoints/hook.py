@@ -165,9 +165,7 @@ class _DeferredRemoval(LocalBackend):
     def flush(self, keep: set) -> None:
         for path in self._removed:
             # A resumed run may have just written a file under the old name.
-            if path in keep:
-                continue
-            if os.path.isfile(path):
+            if path not in keep and os.path.isfile(path):
                 os.remove(path)
         self._removed.clear()
 

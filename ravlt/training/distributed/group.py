@@ -8,7 +8,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ravlt.config import type_name
+from ravlt.config import find_parts, type_name
 
 
 def join_processes(cfg: Config) -> None:
@@ -45,13 +45,8 @@ def _join_by_gloo(cfg: Config, seconds: float | None) -> None:
     cfg.model_wrapper_cfg = wrapper
 
 
-def _replace_sync_bn(node) -> None:
+def _replace_sync_bn(model) -> None:
     """Replace SyncBN, which needs GPUs, by BN, as mmengine does in one process."""
-    if isinstance(node, dict):
-        if type_name(node) == "SyncBN":
-            node["type"] = "BN"
-        for value in node.values():
-            _replace_sync_bn(value)
-    elif isinstance(node, list | tuple):
-        for item in node:
-            _replace_sync_bn(item)
+    for part in find_parts(model):
+        if type_name(part) == "SyncBN":
+            part["type"] = "BN"

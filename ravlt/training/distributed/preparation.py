@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
-from ravlt.config import find_datasets
+from ravlt.config import find_datasets, find_parts
 from ravlt.data.check.run import check_data
 from ravlt.training.guards.classes import check_classes
 from ravlt.weights.checkpoint import read_checkpoint
@@ -48,7 +48,8 @@ def fetch_weights(cfg: Config) -> None:
     Raises:
         RAVLTError: In all processes, if a file cannot be downloaded or read.
     """
-    named = [cfg.get("load_from"), *_find_checkpoints(cfg.get("model"))]
+    parts = find_parts(cfg.get("model"))  # an init_cfg names its file "checkpoint"
+    named = [cfg.get("load_from"), *(part.get("checkpoint") for part in parts)]
     addresses = [a for a in named if str(a).startswith(("http://", "https://"))]
 
     def fetch_all() -> None:
@@ -62,15 +63,3 @@ def fetch_weights(cfg: Config) -> None:
 def _datasets(cfg: Config, loaders: tuple[str, ...]) -> Iterator[dict]:
     for name in loaders:
         yield from find_datasets(cfg.get(name) or {})
-
-
-def _find_checkpoints(config) -> Iterator:
-    """Yield each value of a key ``checkpoint`` (of init_cfg) in a model's config."""
-    if isinstance(config, dict):
-        if "checkpoint" in config:
-            yield config["checkpoint"]
-        for value in config.values():
-            yield from _find_checkpoints(value)
-    elif isinstance(config, list | tuple):
-        for item in config:
-            yield from _find_checkpoints(item)
